@@ -1,0 +1,22 @@
+//! The leaf: what two crates that do not know each other both need, and nothing of the project's
+//! own logic.
+//!
+//! - [`ids`]: one type per kind of number, so that a term is never passed where an index belongs;
+//! - [`prng`]: the only source of chance in the pure crates, seeded and handed in;
+//! - [`cursor`]: reading binary formats without panics;
+//! - [`crc`]: CRC32C, with a seed;
+//! - [`slot`]: key to slot, as every Redis Cluster client computes it;
+//! - [`script`]: scenarios as readable text files with their expected traces (for tests).
+
+pub mod crc;
+pub mod cursor;
+pub mod ids;
+pub mod prng;
+pub mod script;
+pub mod slot;
+
+pub use cursor::{Malformed, Reader};
+pub use ids::{
+    ClusterId, ConnId, Epoch, GroupId, Index, NodeId, ReplicaId, SessionId, Slot, Term, UnixMillis,
+};
+pub use prng::Prng;

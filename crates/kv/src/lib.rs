@@ -1,0 +1,1 @@
+//! What commands mean: command table, keyspace, types, expiry, sessions, versions.

@@ -1,0 +1,1 @@
+//! Many groups on one machine: events in, effects out.

@@ -1,0 +1,1 @@
+//! The Redis protocol: codec and the connection as a state machine.

@@ -1,0 +1,1 @@
+//! The shell: lanes, disk, peers, clients, control thread.

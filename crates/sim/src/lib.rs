@@ -1,0 +1,1 @@
+//! The judge: simulated network and disk, schedules, workloads, checkers, lab scenarios.
