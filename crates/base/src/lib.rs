@@ -2,6 +2,7 @@
 //! own logic.
 //!
 //! - [`ids`]: one type per kind of number, so that a term is never passed where an index belongs;
+//! - [`planted`]: bugs on purpose, which only a build for the simulator can have;
 //! - [`prng`]: the only source of chance in the pure crates, seeded and handed in;
 //! - [`cursor`]: reading binary formats without panics;
 //! - [`crc`]: CRC32C, with a seed;
@@ -11,6 +12,7 @@
 pub mod crc;
 pub mod cursor;
 pub mod ids;
+pub mod planted;
 pub mod prng;
 pub mod script;
 pub mod slot;
@@ -19,4 +21,5 @@ pub use cursor::{Malformed, Reader};
 pub use ids::{
     ClusterId, ConnId, Epoch, GroupId, Index, NodeId, ReplicaId, SessionId, Slot, Term, UnixMillis,
 };
+pub use planted::{Bug, Planted};
 pub use prng::Prng;

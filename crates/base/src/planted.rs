@@ -1,0 +1,114 @@
+//! Bugs on purpose, so that the judge can be judged.
+//!
+//! A checker that never spoke proves nothing. With the feature `planted` a replica can be given one
+//! [`Bug`]; the simulator must then catch it. Without the feature [`Planted`] has no size, `has` is
+//! the constant `false`, and the buggy branches are compiled away.
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// One planted bug.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Bug {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Bug] = &[$(Bug::$variant,)*];
+
+            /// The name on the command line.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Bug::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// A reply leaves before the entry is on a majority's disks.
+    ReplyBeforeSync = "reply-before-sync",
+    /// A vote leaves without having been written.
+    VoteNotSaved = "vote-not-saved",
+    /// An entry of an older term is counted as committed (Raft paper, figure 8).
+    OldTermCommit = "old-term-commit",
+    /// A read is answered without asking a quorum.
+    ReadWithoutQuorum = "read-without-quorum",
+    /// Two read rounds have the same number.
+    ReadNumberReused = "read-number-reused",
+    /// A new leader reads before an entry of its own term is committed.
+    ReadBeforeOwnTerm = "read-before-own-term",
+    /// Sessions are left out of snapshots.
+    SessionsNotInSnapshot = "sessions-not-in-snapshot",
+    /// A follower truncates what is committed.
+    CommittedTruncated = "committed-truncated",
+    /// A snapshot says it covers one entry more than it does.
+    SnapshotMissesLast = "snapshot-misses-last",
+    /// Whether a key is expired is asked of the local clock.
+    ExpiryByLocalClock = "expiry-by-local-clock",
+    /// After a restart the last entries of the snapshot are applied again.
+    AppliedTwice = "applied-twice",
+    /// Freeing a segment forgets the vote that was in it.
+    VoteFreedWithSegment = "vote-freed-with-segment",
+    /// Moving an idle group's old entries to the head truncates the newer ones.
+    CarryTruncates = "carry-truncates",
+    /// Installing a snapshot leaves the old tail in the log.
+    ResetMissing = "reset-missing",
+    /// A delayed duplicate append is written again, and truncates.
+    DuplicateAppendWritten = "duplicate-append-written",
+    /// A node that lost synced records goes on acknowledging.
+    DamagedReplicaAcks = "damaged-replica-acks",
+    /// An unsynced, torn batch is taken for damage: a power cut of all stops all.
+    TornTakenForDamage = "torn-taken-for-damage",
+    /// A damaged synced batch is taken for a torn one: acknowledged writes are cut off.
+    DamageTakenForTorn = "damage-taken-for-torn",
+    /// What a restart found in the page cache is believed to be on the disk.
+    RecoveredTailNotSynced = "recovered-tail-not-synced",
+    /// After a failed sync the next one's success is believed for both.
+    SyncedAfterFailure = "synced-after-failure",
+    /// A deposed primary redirects a client whose write is still in its log.
+    DeposedRedirects = "deposed-redirects",
+    /// A session's row is dropped to save room.
+    SessionEvicted = "session-evicted",
+    /// An absent key has version 0 instead of that of its slot's last removal.
+    AbsentVersionZero = "absent-version-zero",
+    /// A read overtakes a write that the same connection sent before.
+    ReadOvertakesWrite = "read-overtakes-write",
+    /// A transfer goes on with the pieces of another snapshot.
+    ForeignChunkResumed = "foreign-chunk-resumed",
+    /// A snapshot carries the membership last appended instead of that of its index.
+    SnapshotNewestMembership = "snapshot-newest-membership",
+}
+
+/// Which bug a replica has, if any.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Planted {
+    #[cfg(feature = "planted")]
+    bug: Option<Bug>,
+}
+
+impl Planted {
+    /// A replica with this bug.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub const fn with(bug: Bug) -> Self {
+        Self { bug: Some(bug) }
+    }
+
+    /// Whether this replica has this bug.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub fn has(self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Whether this replica has this bug: never, in this build.
+    #[cfg(not(feature = "planted"))]
+    #[must_use]
+    pub const fn has(self, bug: Bug) -> bool {
+        let _ = bug;
+        false
+    }
+}

@@ -1,0 +1,134 @@
+//! What replicas of one group say to each other. Requests are odd-one-out free: every request has at
+//! most one reply, so that a network of calls and replies can carry them as well as one of messages.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvorum_base::{Index, ReplicaId, Term};
+
+use crate::types::{Entry, Membership};
+
+/// A message. Sender and receiver travel in the envelope that the caller makes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// The sender's term; for [`Body::PreVote`] the term that it would stand for.
+    pub term: Term,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// Would you vote for me? Changes nothing at the receiver (Raft thesis, section 9.6).
+    PreVote {
+        /// The sender's last entry.
+        last_index: Index,
+        /// Its term.
+        last_term: Term,
+    },
+    /// The answer to a [`Body::PreVote`]; its term is the asked one if granted, else the voter's.
+    PreVoteReply {
+        /// Whether the receiver would vote so.
+        granted: bool,
+    },
+    /// Vote for me (Raft paper, section 5.2).
+    Vote {
+        /// The sender's last entry.
+        last_index: Index,
+        /// Its term.
+        last_term: Term,
+        /// Sent in a leadership transfer: the receiver does not mind that it has heard a leader.
+        transfer: bool,
+    },
+    /// The answer to a [`Body::Vote`].
+    VoteReply {
+        /// Whether the receiver voted so.
+        granted: bool,
+    },
+    /// Entries that follow `prev_index` (Raft paper, section 5.3); empty ones probe.
+    Append {
+        /// The entry before the first one.
+        prev_index: Index,
+        /// Its term.
+        prev_term: Term,
+        /// The entries, consecutive from `prev_index + 1`.
+        entries: Vec<Entry>,
+        /// The leader's commit index.
+        commit: Index,
+    },
+    /// The answer to an [`Body::Append`], or to the last [`Body::Chunk`] once installed.
+    AppendReply {
+        /// The `prev_index` that this answers, so that a late refusal is told from a fresh one.
+        prev_index: Index,
+        /// How it went.
+        outcome: AppendOutcome,
+    },
+    /// I lead. Also carries the number of the newest read round.
+    Heartbeat {
+        /// The leader's commit index, cut to what the receiver is known to hold.
+        commit: Index,
+        /// The newest read round; 0 for none. Never reused within a term.
+        read: u64,
+    },
+    /// The answer to a [`Body::Heartbeat`].
+    HeartbeatReply {
+        /// The round that it carried.
+        read: u64,
+    },
+    /// Stand for election at once: the sender hands over (Raft thesis, section 3.10).
+    TimeoutNow,
+    /// A piece of a snapshot (Raft paper, section 7).
+    Chunk(Chunk),
+    /// The answer to a [`Body::Chunk`] that was not the last.
+    ChunkReply {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+        /// The piece that is wanted next: one more than the last staged, 0 to start anew.
+        next: u64,
+    },
+}
+
+/// How an append went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AppendOutcome {
+    /// Everything up to here is the same as the leader's, and synced.
+    Matched(Index),
+    /// The entry at `prev_index` is missing or of another term. The leader may go back to the
+    /// last entry that it has of `term` or older, at or below `index` (Raft paper, end of section 5.3).
+    Conflict {
+        /// A place at or before which the logs may agree.
+        index: Index,
+        /// The term of the receiver's entry there.
+        term: Term,
+    },
+}
+
+/// Names one snapshot of one sender. Pieces of different snapshots never mix, though each is valid
+/// by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SnapshotId {
+    /// The last entry that it covers.
+    pub index: Index,
+    /// That entry's term.
+    pub term: Term,
+    /// Who made it.
+    pub sender: ReplicaId,
+    /// Drawn by the sender, never reused by it.
+    pub number: u64,
+}
+
+/// One piece of a snapshot in transfer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+    /// The membership as of the snapshot's index.
+    pub membership: Arc<Membership>,
+    /// Which piece, from 0.
+    pub seq: u64,
+    /// Whether it is the last.
+    pub last: bool,
+    /// The bytes. Opaque here.
+    pub data: Bytes,
+}
