@@ -187,7 +187,9 @@ impl Progress {
         if !self.find(bytes, b'\r', too_big)? || self.searched + 2 > bytes.len() {
             return Ok(None);
         }
-        let number = parse_integer(&bytes[self.at + 1..self.searched]).unwrap_or(NOT_A_NUMBER);
+        // The line's first byte may itself be its end.
+        let text = bytes.get(self.at + 1..self.searched).unwrap_or_default();
+        let number = parse_integer(text).unwrap_or(NOT_A_NUMBER);
         self.at = self.searched + 2;
         self.searched = self.at;
         Ok(Some(number))
