@@ -1,0 +1,474 @@
+//! A lane: one thread with its loop, its connections, its groups and its log.
+//!
+//! The shape of the loop is its speed. All sockets that one wait of the kernel found ready are read
+//! first, each read stepping the core at once; then the **driver** runs once: it hands in what the disk
+//! threads reported and what time it is, ends the turn, and carries out the effects. So a turn carries
+//! what all clients sent meanwhile, makes one batch of the log for all of them, and writes once to each.
+//!
+//! That the driver runs last follows from the order of tokio's run queue, which is first in, first out:
+//! a reading task wakes the driver, and so puts it behind every socket found ready with its own. For
+//! this the runtime must be a `LocalRuntime` (a `LocalSet` is a second scheduler, which stops after 61
+//! tasks) and must not look for new events in the middle of a turn (`event_interval`). A test counts
+//! turns, so that a tokio that behaves otherwise is noticed.
+//!
+//! Nothing else may live on this thread: HTTP, metrics, signals and log lines have their own.
+//!
+//! The order of events matters in one place. A process that was stopped for a while (SIGSTOP, a
+//! suspended machine) finds frames of its peers waiting, and its own clock far ahead. Handing in the
+//! ticks first would make it stand for election after every pause. So missed ticks are one tick, and it
+//! comes behind what the sockets delivered.
+
+use std::cell::{RefCell, RefMut};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant, SystemTime};
+
+use kvorum_base::{ConnId, NodeId, UnixMillis};
+use kvorum_node::{Effect, Event, Level, Link, Note, StopReason};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+
+use crate::clients::Clients;
+use crate::clients::accept::{Bound, accept_clients};
+use crate::clients::read::read_client;
+use crate::disk::sync_policy::Turn;
+use crate::disk::{Append, Disk};
+use crate::mail::{DiskReport, Mail};
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::peers::dial::{PeerAddress, accept_peers, dial_for_ever};
+use crate::peers::frames::Frames;
+use crate::peers::handshake::Identity;
+use crate::standin::Node;
+
+/// Length of a tick.
+pub const TICK: Duration = Duration::from_millis(10);
+/// The buffer that all sockets are read into.
+const SCRATCH_BYTES: usize = 256 << 10;
+/// Tasks that tokio runs before it looks for new events by itself: more than a turn has.
+const EVENT_INTERVAL: u32 = 1024;
+/// How often the status is published.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a lane ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It was asked to, and has handed over.
+    Shutdown,
+    /// Nothing it would say could be believed; the text is for the operator.
+    Broken(String),
+}
+
+/// What a lane is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The core.
+    pub node: Node,
+    /// The disk threads.
+    pub disk: Disk,
+    /// What other threads send.
+    pub mail: Receiver<Mail>,
+    /// Wakes the driver; the mailbox has the same.
+    pub wake: Arc<Notify>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// For clients.
+    pub clients: Bound,
+    /// For clients that read from replicas.
+    pub replicas: Bound,
+    /// For the other nodes.
+    pub peers: Bound,
+    /// Most client connections at a time.
+    pub max_clients: u32,
+    /// What this node proves to its peers.
+    pub identity: Identity,
+    /// All other nodes.
+    pub members: Vec<PeerAddress>,
+}
+
+/// One lane, shared by its tasks on its one thread.
+pub(crate) struct Lane {
+    core: RefCell<Core>,
+    wake: Arc<Notify>,
+    metrics: Arc<Metrics>,
+    max_clients: u32,
+}
+
+/// What a lane's tasks work on, one at a time.
+pub(crate) struct Core {
+    pub(crate) node: Node,
+    effects: Vec<Effect>,
+    pub(crate) scratch: Box<[u8]>,
+    pub(crate) clients: Clients,
+    pub(crate) peers: Peers,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Connections that failed while effects were carried out.
+    pub(crate) dead: Vec<ConnId>,
+    /// Links that did.
+    pub(crate) broken_links: Vec<(NodeId, Link, u64, String)>,
+    disk: Disk,
+    mail: Receiver<Mail>,
+    wake: Arc<Notify>,
+    tick_due: bool,
+    /// Whether other nodes hold replicas of what is here.
+    has_peers: bool,
+    wall: UnixMillis,
+    published: Instant,
+    end: Option<End>,
+}
+
+/// Runs a lane to its end on the calling thread.
+///
+/// # Errors
+/// If the runtime or the listeners cannot be started.
+pub fn run(parts: Parts) -> io::Result<End> {
+    let runtime = runtime()?;
+    let end = runtime.block_on(async {
+        let lane = Lane::start(parts)?;
+        Ok(lane.drive().await)
+    });
+    // Tasks hold sockets; whoever waits on them is told by their closing, not before the end is known.
+    runtime.shutdown_background();
+    end
+}
+
+fn runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .build_local(LocalOptions::default())
+}
+
+impl Lane {
+    /// Starts listening, dialling and ticking.
+    fn start(parts: Parts) -> io::Result<Rc<Self>> {
+        let core = Core {
+            node: parts.node,
+            effects: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            clients: Clients::new(),
+            peers: Peers::new(),
+            metrics: parts.metrics.clone(),
+            dead: Vec::new(),
+            broken_links: Vec::new(),
+            disk: parts.disk,
+            mail: parts.mail,
+            wake: parts.wake.clone(),
+            tick_due: false,
+            has_peers: !parts.members.is_empty(),
+            wall: UnixMillis::ZERO,
+            published: Instant::now(),
+            end: None,
+        };
+        let lane = Rc::new(Self {
+            core: RefCell::new(core),
+            wake: parts.wake,
+            metrics: parts.metrics,
+            max_clients: parts.max_clients,
+        });
+        lane.core().tell_time();
+
+        let identity = Rc::new(parts.identity);
+        let members: Rc<[PeerAddress]> = parts.members.into();
+        for peer in members.iter().filter(|peer| peer.node > identity.node) {
+            for link in [Link::Urgent, Link::Bulk] {
+                tokio::task::spawn_local(dial_for_ever(
+                    lane.clone(),
+                    identity.clone(),
+                    peer.clone(),
+                    link,
+                ));
+            }
+        }
+        let listener = parts.peers.listen()?;
+        tokio::task::spawn_local(accept_peers(lane.clone(), identity, members, listener));
+        tokio::task::spawn_local(accept_clients(lane.clone(), parts.clients.listen()?, false));
+        tokio::task::spawn_local(accept_clients(lane.clone(), parts.replicas.listen()?, true));
+        tokio::task::spawn_local(tick(lane.clone()));
+        Ok(lane)
+    }
+
+    pub(crate) fn core(&self) -> RefMut<'_, Core> {
+        self.core.borrow_mut()
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) fn max_clients(&self) -> u32 {
+        self.max_clients
+    }
+
+    pub(crate) fn clients_open(&self) -> u32 {
+        self.core().clients.open()
+    }
+
+    /// Takes a client's connection over.
+    pub(crate) fn admit(self: &Rc<Self>, stream: TcpStream, from: SocketAddr, replica_reads: bool) {
+        let (read, write) = stream.into_split();
+        let conn = self.core().clients.insert(write);
+        let task = tokio::task::spawn_local(read_client(self.clone(), conn, read));
+        let mut core = self.core();
+        core.clients.set_reader(conn, task.abort_handle());
+        core.metrics
+            .clients_open
+            .set(u64::from(core.clients.open()));
+        let _ = replica_reads;
+        core.step(Event::Opened {
+            conn,
+            address: &from.to_string(),
+        });
+    }
+
+    /// The driver: a turn for each wake-up, until the end.
+    async fn drive(self: &Rc<Self>) -> End {
+        loop {
+            self.wake.notified().await;
+            if let Some(end) = self.core().turn(self) {
+                return end;
+            }
+        }
+    }
+}
+
+async fn tick(lane: Rc<Lane>) {
+    let mut interval = tokio::time::interval(TICK);
+    // However many were missed, what comes next is one.
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        lane.core().tick_due = true;
+        lane.wake.notify_one();
+    }
+}
+
+impl Core {
+    /// Hands an event to the core and has the driver run.
+    pub(crate) fn step(&mut self, event: Event<'_>) {
+        self.node.step(event, &mut self.effects);
+        self.wake.notify_one();
+    }
+
+    /// Hands in the first `len` bytes of the scratch as a client's.
+    pub(crate) fn client_bytes(&mut self, conn: ConnId, len: usize) {
+        self.metrics.client_reads.one();
+        self.metrics.client_bytes_in.add(len as u64);
+        let data = &self.scratch[..len];
+        self.node
+            .step(Event::Bytes { conn, data }, &mut self.effects);
+        self.wake.notify_one();
+    }
+
+    /// Hands in the frames that the first `len` bytes of the scratch complete.
+    pub(crate) fn peer_bytes(
+        &mut self,
+        from: NodeId,
+        frames: &mut Frames,
+        len: usize,
+    ) -> Result<(), String> {
+        self.metrics.peer_bytes_in.add(len as u64);
+        self.wake.notify_one();
+        let (node, effects, metrics) = (&mut self.node, &mut self.effects, &self.metrics);
+        frames.feed(&self.scratch[..len], |frame| {
+            metrics.peer_frames_in.one();
+            node.step(Event::Peer { from, frame }, effects);
+        })
+    }
+
+    /// Forgets a client's connection and tells the core, once.
+    pub(crate) fn close(&mut self, conn: ConnId) {
+        if self.clients.remove(conn) {
+            self.metrics
+                .clients_open
+                .set(u64::from(self.clients.open()));
+            self.step(Event::Closed { conn });
+        }
+    }
+
+    /// One turn; `Some` if it was the last.
+    fn turn(&mut self, lane: &Rc<Lane>) -> Option<End> {
+        self.metrics.turns.one();
+        self.tell_time();
+        while let Ok(mail) = self.mail.try_recv() {
+            self.take(mail);
+            if self.end.is_some() {
+                // A failed sync: nothing that waits may leave, not even what looks harmless.
+                return self.end.take();
+            }
+        }
+        if std::mem::take(&mut self.tick_due) {
+            self.node.step(Event::Tick, &mut self.effects);
+            if self.published.elapsed() >= PUBLISH_INTERVAL {
+                self.publish();
+            }
+        }
+        loop {
+            self.node.step(Event::EndOfTurn, &mut self.effects);
+            if !self.carry_out_all(lane) {
+                break;
+            }
+        }
+        self.end.take()
+    }
+
+    /// The wall clock, once for each millisecond in which something happens.
+    fn tell_time(&mut self) {
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        if now != self.wall {
+            self.wall = now;
+            self.node.step(Event::Wall(now), &mut self.effects);
+        }
+    }
+
+    fn take(&mut self, mail: Mail) {
+        let event = match mail {
+            Mail::Disk(DiskReport::Synced(upto)) => {
+                self.disk.reported();
+                Event::Synced { upto }
+            }
+            Mail::Disk(DiskReport::SegmentReady(segment)) => Event::SegmentReady { segment },
+            Mail::Disk(DiskReport::SegmentRefused(segment)) => {
+                tracing::error!(%segment, "the disk is full: there is no room for the next log segment");
+                Event::SegmentRefused { segment }
+            }
+            Mail::Disk(DiskReport::SnapshotStored {
+                group,
+                number,
+                result,
+            }) => Event::SnapshotStored {
+                group,
+                number,
+                result,
+            },
+            Mail::Disk(DiskReport::Failed(error)) => {
+                self.end = Some(End::Broken(error));
+                return;
+            }
+            Mail::Control(control) => Event::Control(control),
+            Mail::Publish => return self.publish(),
+        };
+        self.node.step(event, &mut self.effects);
+    }
+
+    /// Carries out the effects in order; says whether that made new events, so that the turn has to be
+    /// ended again.
+    fn carry_out_all(&mut self, lane: &Rc<Lane>) -> bool {
+        let mut inline = None;
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            if let Effect::Append {
+                segment,
+                offset,
+                upto,
+                frame,
+            } = effect
+            {
+                let turn = Turn {
+                    peers: self.has_peers,
+                    ..Turn::default()
+                };
+                let append = Append {
+                    segment,
+                    offset,
+                    upto,
+                    frame,
+                };
+                // An inline sync holds up everything: what leaves now, leaves before it.
+                inline = inline.or(self.disk.begin(append, turn));
+            } else {
+                self.carry_out(lane, effect);
+            }
+            if self.end.is_some() {
+                return false;
+            }
+        }
+        // The queue is used again; effects that came meanwhile go first into the next round.
+        if self.effects.is_empty() {
+            self.effects = effects;
+        }
+        let mut again = !self.effects.is_empty();
+        if let Some(append) = inline {
+            match self.disk.append_here(&append) {
+                Ok(upto) => self.node.step(Event::Synced { upto }, &mut self.effects),
+                Err(error) => {
+                    self.end = Some(End::Broken(error));
+                    return false;
+                }
+            }
+            again = true;
+        }
+        for conn in std::mem::take(&mut self.dead) {
+            self.close(conn);
+            again = true;
+        }
+        for (node, link, serial, reason) in std::mem::take(&mut self.broken_links) {
+            self.link_down(node, link, serial, &reason);
+            again = true;
+        }
+        again
+    }
+
+    fn carry_out(&mut self, lane: &Rc<Lane>, effect: Effect) {
+        match effect {
+            Effect::Append { .. } => unreachable!("appends are carried out by the caller"),
+            Effect::PrepareSegment { segment } => self.disk.prepare(segment),
+            Effect::FreeSegment { segment } => self.disk.free(segment),
+            Effect::Send { to, link, frame } => self.send(lane, to, link, frame),
+            Effect::Output(conn) => self.output(lane, conn),
+            Effect::Close(conn) => self.close_after_output(lane, conn),
+            Effect::Pause(conn) => {
+                if let Some(client) = self.clients.get(conn) {
+                    client.paused = true;
+                }
+            }
+            Effect::Resume(conn) => {
+                if let Some(client) = self.clients.get(conn).filter(|client| !client.closing) {
+                    client.paused = false;
+                    if let Some(reader) = client.paused_reader.take() {
+                        reader.wake();
+                    }
+                }
+            }
+            Effect::StoreSnapshot {
+                group,
+                number,
+                writer,
+            } => {
+                self.disk.store_snapshot(group, number, writer);
+            }
+            Effect::DropSnapshot { group, number } => self.disk.drop_snapshot(group, number),
+            Effect::Note(note) => log_note(&note),
+            Effect::Stop(reason) => {
+                self.end = Some(match *reason {
+                    StopReason::Shutdown => End::Shutdown,
+                    StopReason::Broken(text) => End::Broken(text),
+                });
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.published = Instant::now();
+    }
+}
+
+fn log_note(note: &Note) {
+    let group = note.group.map(|group| group.0);
+    match note.level {
+        Level::Info => tracing::info!(group, "{}", note.text),
+        Level::Warn => tracing::warn!(group, "{}", note.text),
+        Level::Error => tracing::error!(group, "{}", note.text),
+    }
+}
+
+#[cfg(test)]
+mod tests;
