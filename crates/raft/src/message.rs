@@ -6,7 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvorum_base::{Index, ReplicaId, Term};
 
-use crate::types::{Entry, Membership};
+use crate::membership;
+use crate::types::{Entry, Membership, Payload};
+
+/// Terms from here on are nonsense: no election gets there, and one past the largest would wrap.
+const TERM_LIMIT: Term = Term(1 << 62);
 
 /// A message. Sender and receiver travel in the envelope that the caller makes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,6 +19,48 @@ pub struct Message {
     pub term: Term,
     /// What it says.
     pub body: Body,
+}
+
+impl Message {
+    /// Whether a correct replica can have sent this: what does not depend on the receiver's state.
+    /// Everything after this may assume it.
+    pub(crate) fn is_plausible(&self) -> bool {
+        if self.term >= TERM_LIMIT {
+            return false;
+        }
+        match &self.body {
+            Body::Append {
+                prev_index,
+                prev_term,
+                entries,
+                ..
+            } => {
+                let mut before = (*prev_index, *prev_term);
+                let in_order = entries.iter().all(|entry| {
+                    let follows = entry.index == before.0.next() && entry.term >= before.1;
+                    before = (entry.index, entry.term);
+                    follows && entry.term > Term::ZERO && is_sound(entry)
+                });
+                (*prev_index == Index::ZERO) == (*prev_term == Term::ZERO)
+                    && in_order
+                    && before.1 <= self.term
+            }
+            Body::Chunk(chunk) => {
+                chunk.snapshot.index > Index::ZERO
+                    && chunk.snapshot.term > Term::ZERO
+                    && chunk.snapshot.term <= self.term
+                    && membership::is_sound(&chunk.membership)
+            }
+            _ => true,
+        }
+    }
+}
+
+fn is_sound(entry: &Entry) -> bool {
+    match &entry.payload {
+        Payload::Membership(membership) => membership::is_sound(membership),
+        Payload::Empty | Payload::Command => true,
+    }
 }
 
 /// What a message says.

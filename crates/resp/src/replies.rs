@@ -9,7 +9,7 @@
 //! the length, a set an array, a double its text in a bulk, true and false are 1 and 0.
 //!
 //! Elements are counted. A reply one element short would shift every later reply of its connection
-//! to the wrong request, so a connection insists that a reply is whole.
+//! to the wrong request, so [`crate::Connection`] insists that a reply is whole.
 
 use bytes::Bytes;
 
@@ -112,6 +112,12 @@ impl<'a> Replies<'a> {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.missing == 0
+    }
+
+    /// How many elements are still to come; below zero, how many there are too many.
+    #[must_use]
+    pub fn missing(&self) -> i64 {
+        self.missing
     }
 
     /// Announces one more top-level element: SUBSCRIBE answers once per channel.

@@ -1,0 +1,175 @@
+//! What a leader knows about one follower, and how it sends to it.
+//!
+//! ```text
+//!              an answer that agrees
+//!      Probe ------------------------> Replicate
+//!      ^   ^                            |     |
+//!      |   +----------------------------+     |
+//!      |     a refusal, or a reset link       |
+//!      |                                      | entries are gone
+//!      +-------------- Snapshot <-------------+   (from Probe too)
+//!         installed, caught up, refused
+//! ```
+//! A probe looks for the place where the logs agree, one message at a time. Replication runs ahead
+//! of the answers, within a window. Losses are noticed by heartbeats that are answered while an
+//! append is not: silence alone is no reason to send again, since a dead follower does not need it.
+
+use std::collections::VecDeque;
+
+use kvorum_base::Index;
+
+use crate::snapshot::Sending;
+
+/// How entries go to the follower at present.
+#[derive(Debug)]
+pub(crate) enum Flow {
+    /// One append at a time, until one agrees.
+    Probe {
+        /// The tick at which the present one left; `None` to send at the next occasion.
+        sent_at: Option<u64>,
+    },
+    /// A stream of appends.
+    Replicate(Window),
+    /// Entries wait until a snapshot has come over.
+    Snapshot(Sending),
+}
+
+/// Appends that are not answered yet.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    /// The last index of each and the tick at which it left, in order.
+    in_flight: VecDeque<(Index, u64)>,
+    /// The tick at which an empty append last asked whether something got lost.
+    asked_at: Option<u64>,
+}
+
+impl Window {
+    pub(crate) fn len(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(crate) fn sent(&mut self, last: Index, now: u64) {
+        self.in_flight.push_back((last, now));
+    }
+
+    /// Drops those whose entries have all arrived.
+    fn arrived(&mut self, matched: Index) {
+        while self
+            .in_flight
+            .pop_front_if(|(last, _)| *last <= matched)
+            .is_some()
+        {}
+    }
+
+    /// Whether it is time to ask if something got lost: the oldest append, and the last time it was
+    /// asked, are that many ticks ago.
+    pub(crate) fn asks(&mut self, now: u64, patience: u64) -> bool {
+        let Some((_, oldest)) = self.in_flight.front() else {
+            return false;
+        };
+        let since = self.asked_at.map_or(*oldest, |asked| asked.max(*oldest));
+        if now - since < patience {
+            return false;
+        }
+        self.asked_at = Some(now);
+        true
+    }
+
+    pub(crate) fn check(&self, matched: Index, next: Index) {
+        let mut before = matched;
+        for (last, _) in &self.in_flight {
+            assert!(*last > before, "{before} before {last} in {self:?}");
+            before = *last;
+        }
+        assert_eq!(before.next(), next, "after {matched} in {self:?}");
+    }
+}
+
+/// What the leader knows about one follower.
+///
+/// Invariants: `matched < next <= last index + 1`; in `Replicate` the newest append in flight ends
+/// at `next - 1`; `read` is at most the newest round.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// Everything up to here is the same as the leader's, and synced.
+    pub(crate) matched: Index,
+    /// The next entry to send.
+    pub(crate) next: Index,
+    /// How.
+    pub(crate) flow: Flow,
+    /// The tick of the last message from it.
+    pub(crate) heard_at: u64,
+    /// The newest read round that it answered.
+    pub(crate) read: u64,
+    /// The commit index that it was last told.
+    pub(crate) commit_sent: Index,
+    /// What it has to hold before it may become a voter, noted when that was last asked for.
+    pub(crate) promotion: Option<Index>,
+}
+
+impl Progress {
+    /// A follower of which nothing is known, to be sent `next` first.
+    pub(crate) fn new(next: Index, now: u64) -> Self {
+        Self {
+            matched: Index::ZERO,
+            next,
+            flow: Flow::Probe { sent_at: None },
+            heard_at: now,
+            read: 0,
+            commit_sent: Index::ZERO,
+            promotion: None,
+        }
+    }
+
+    /// Starts to look for agreement again, after what is certain.
+    pub(crate) fn probe(&mut self) {
+        self.next = self.matched.next();
+        self.flow = Flow::Probe { sent_at: None };
+    }
+
+    /// Notes that the follower holds everything up to `index`; whether that is news.
+    pub(crate) fn advance(&mut self, index: Index) -> bool {
+        let news = index > self.matched;
+        self.matched = self.matched.max(index);
+        self.next = self.next.max(self.matched.next());
+        if let Flow::Replicate(window) = &mut self.flow {
+            window.arrived(self.matched);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_asked_for_once_per_patience() {
+        let mut window = Window::default();
+        assert!(!window.asks(100, 20));
+        window.sent(Index(5), 100);
+        assert!(!window.asks(119, 20));
+        assert!(window.asks(120, 20));
+        assert!(!window.asks(139, 20));
+        assert!(window.asks(140, 20));
+        window.arrived(Index(5));
+        assert!(!window.asks(999, 20));
+    }
+
+    #[test]
+    fn an_answer_frees_everything_it_covers() {
+        let mut progress = Progress::new(Index(4), 0);
+        let mut window = Window::default();
+        for last in [5, 7, 9] {
+            window.sent(Index(last), 0);
+        }
+        progress.next = Index(10);
+        progress.flow = Flow::Replicate(window);
+        assert!(progress.advance(Index(8)));
+        assert!(!progress.advance(Index(6)));
+        let Flow::Replicate(window) = &progress.flow else {
+            panic!("still replicating");
+        };
+        assert_eq!((window.len(), progress.next), (1, Index(10)));
+    }
+}
