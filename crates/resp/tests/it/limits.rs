@@ -132,3 +132,26 @@ fn an_idle_connection_holds_nothing_after_anything() {
         assert_eq!(connection.output_bytes(), 0);
     }
 }
+
+#[test]
+fn a_closing_connection_lets_go_of_its_input() {
+    let limits = InputLimits::default();
+    let (mut connection, mut scratch) = (Connection::new(), Scratch::new());
+    connection.set_authenticated(true);
+    let mut data = &b"PING\n*2\r\n$3\r\nSET\r\n$1000000\r\nvv"[..];
+    while connection
+        .next_request_or_reply(&limits, &mut data, &mut scratch)
+        .is_some()
+    {}
+    assert!(connection.begin_transaction());
+    assert!(!connection.begin_transaction(), "transactions do not nest");
+    assert!(connection.input_bytes() > 1_000_000);
+    connection.close_when_answered();
+    assert_eq!(connection.input_bytes(), 0);
+    assert!(connection.take_transaction().is_none());
+    connection.hold(&mut &b"more"[..]);
+    assert_eq!(connection.input_bytes(), 0);
+    assert!(connection.is_closing() && !connection.is_finished());
+    connection.reply(0, |replies| replies.ok());
+    assert!(connection.is_finished());
+}
