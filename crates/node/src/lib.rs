@@ -2,6 +2,7 @@
 
 pub mod effect;
 pub mod event;
+pub mod format;
 pub mod group;
 pub mod log;
 
