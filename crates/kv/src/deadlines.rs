@@ -7,7 +7,7 @@ use kvorum_base::UnixMillis;
 use crate::position::Position;
 
 /// The deadlines in order; for each and each position, how many keys (two only if hashes collide).
-#[derive(Default, Debug)]
+#[derive(Default, PartialEq, Eq, Debug)]
 pub(crate) struct Deadlines {
     at: BTreeMap<(UnixMillis, Position), u32>,
     len: u64,

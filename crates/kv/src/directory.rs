@@ -449,7 +449,11 @@ impl<T: Clone> Node<T> {
                 }
                 Child::Bucket { depth, bucket } => {
                     let width = (run.len() as u64 - 1) << shift | ((1 << shift) - 1);
-                    assert_eq!(u32::from(*depth), width.leading_zeros(), "the depth of a bucket");
+                    assert_eq!(
+                        u32::from(*depth),
+                        width.leading_zeros(),
+                        "the depth of a bucket"
+                    );
                     let len = bucket.items.len();
                     assert!(len <= BUCKET_ITEMS_MAX || *depth == 64, "{len} items");
                     for pair in bucket.items.windows(2) {

@@ -141,7 +141,8 @@ impl Entry {
             hash: hash::numbers([
                 hash::bytes(key),
                 value_hash ^ self.value().type_number(),
-                self.deadline().map_or(0, |deadline| deadline.get().wrapping_add(1)),
+                self.deadline()
+                    .map_or(0, |deadline| deadline.get().wrapping_add(1)),
                 self.version(),
             ]),
             bytes: KEY_OVERHEAD_BYTES + key.len() as u64 + value_bytes as u64,
@@ -149,12 +150,7 @@ impl Entry {
     }
 
     /// Another value in place of this one. A string of the same length is written over the old one.
-    pub(crate) fn replace(
-        &mut self,
-        fresh: Fresh<'_>,
-        deadline: Option<UnixMillis>,
-        version: u64,
-    ) {
+    pub(crate) fn replace(&mut self, fresh: Fresh<'_>, deadline: Option<UnixMillis>, version: u64) {
         if let (Self::Inline(bytes), Fresh::Text(text)) = (&mut *self, fresh) {
             let start = value_start(bytes);
             let had_deadline = bytes[FLAGS] & HAS_DEADLINE != 0;
@@ -179,7 +175,7 @@ impl Entry {
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Option<UnixMillis>) {
-        let had_deadline = self.deadline().is_some();
+        let (had_deadline, version) = (self.deadline().is_some(), self.version());
         match self {
             Self::Large(large) => Arc::make_mut(large).deadline = deadline,
             Self::Inline(bytes) if had_deadline == deadline.is_some() => {
@@ -189,21 +185,21 @@ impl Entry {
                 }
             }
             Self::Inline(bytes) => {
-                let text = &bytes[value_start(bytes)..];
-                *bytes = inline(self_key(bytes), text, deadline, self_version(bytes));
+                let (start, end) = (key_start(bytes), value_start(bytes));
+                *bytes = inline(&bytes[start..end], &bytes[end..], deadline, version);
             }
         }
     }
 
     /// Changes a string; a long one in place, if nobody else holds its bytes.
     pub(crate) fn edit(&mut self, edit: impl FnOnce(&mut BytesMut)) {
-        let (key, deadline, version) = (self.key(), self.deadline(), self.version());
         match self {
             Self::Inline(bytes) => {
                 let mut text = BytesMut::from(&bytes[value_start(bytes)..]);
                 edit(&mut text);
                 let value = Value::String(text.freeze());
-                *self = Self::new(key, Fresh::Value(&value), deadline, version);
+                let (deadline, version) = (self.deadline(), self.version());
+                *self = Self::new(self.key(), Fresh::Value(&value), deadline, version);
             }
             Self::Large(large) => {
                 let large = Arc::make_mut(large);
@@ -258,7 +254,14 @@ mod tests {
 
     #[test]
     fn what_is_put_in_comes_out() {
-        for (key_len, text_len) in [(0, 0), (16, 100), (255, 700), (256, 1), (1, 1023), (1, 5000)] {
+        for (key_len, text_len) in [
+            (0, 0),
+            (16, 100),
+            (255, 700),
+            (256, 1),
+            (1, 1023),
+            (1, 5000),
+        ] {
             for deadline in [None, Some(UnixMillis(0)), Some(UnixMillis(u64::MAX >> 1))] {
                 let (key, text) = (vec![b'k'; key_len], vec![b'v'; text_len]);
                 let mut entry = Entry::new(&key, Fresh::Text(&text), deadline, VERSION_MAX);
@@ -287,7 +290,9 @@ mod tests {
     fn every_field_is_in_the_hash() {
         let hash = |key: &[u8], text: &[u8], deadline: Option<u64>, version| {
             let deadline = deadline.map(UnixMillis);
-            Entry::new(key, Fresh::Text(text), deadline, version).weight().hash
+            Entry::new(key, Fresh::Text(text), deadline, version)
+                .weight()
+                .hash
         };
         let base = hash(b"k", b"v", None, 1);
         assert_ne!(base, hash(b"l", b"v", None, 1));

@@ -1,6 +1,56 @@
-//! What commands mean.
-#![allow(dead_code, missing_docs)]
+//! What commands mean: a keyspace, the commands on it, and nothing else.
+//!
+//! The replicated state of one shard is a [`Keyspace`]: keys in buckets in the order of slot and
+//! keyed hash, counters per slot, rows of sessions, and the logged clock. It changes in one way only:
+//! by applying encoded commands, in the order and with the clocks of the log. So two replicas that
+//! applied the same entries hold the same state, and an additive hash per slot lets them prove it.
+//!
+//! ```text
+//! request ── find ──► Spec ── read ────────────────────────────► reply
+//!                       └──── resolve ──► encoded command
+//!                                             │  (batched, replicated, committed: not here)
+//!                                             ▼
+//! for each entry: advance_clock, then for each command: decode, check keys, apply ──► reply
+//!                 and once: remove_expired
+//! ```
+//!
+//! - [`command`] has the table of commands and the way from a request to its reply;
+//! - [`keyspace`] is the state, [`view`] takes it consistently while writes go on, and loads it back;
+//! - [`session`] makes a repeated command happen once;
+//! - [`limits`] has every limit with its reason.
+//!
+//! What makes apply deterministic: no clock but the entry's, no chance, no order of a hash table, no
+//! allocator, and a level instead of a version of the binary. What apply refuses it refuses by a
+//! reply, everywhere alike; it cannot fail.
+//!
+//! What it deliberately does not do: it does not know which slots are owned here, who is leader, or
+//! whether memory is short; whoever applies asks that first. It holds everything in memory, and
+//! evicts nothing. One database, no SELECT. Strings are the only type so far.
+
+mod clock;
+pub mod command;
+mod deadlines;
+mod decimal;
 mod directory;
+mod entry;
+pub mod glob;
 mod hash;
+pub mod keyspace;
 pub mod limits;
+mod load;
 mod position;
+mod rows;
+pub mod session;
+mod slots;
+pub mod value;
+pub mod view;
+
+pub use command::spec::{Keys, NodeCommand, Run, Spec};
+pub use command::{
+    Command, CrossSlot, Refusal, apply, find, keys_of, keys_of_encoded, read, resolve, slot_of_keys,
+};
+pub use keyspace::{Found, Garbage, Keyspace};
+pub use load::{LoadError, Loader};
+pub use session::{Recorded, Token};
+pub use value::{Text, Value, ValueRef};
+pub use view::{Item, KeyItem, MetaItem, SessionItem, SlotItem, View};

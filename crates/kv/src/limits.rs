@@ -17,9 +17,6 @@ pub(crate) const INLINE_BYTES_MAX: usize = 1024;
 /// The longest key of such an entry: its length is one byte.
 pub(crate) const INLINE_KEY_BYTES_MAX: usize = 255;
 
-/// Values from here on leave as shared bytes, never copied.
-pub(crate) const SHARED_REPLY_BYTES: usize = 16 * 1024;
-
 /// How many entries a bucket holds at most: the unit of copying under a view.
 pub(crate) const BUCKET_ITEMS_MAX: usize = 256;
 
@@ -60,6 +57,5 @@ pub(crate) const GARBAGE_BUCKETS_AT_ONCE: usize = 4;
 
 const _: () = assert!(SLOT_COUNT.is_power_of_two());
 const _: () = assert!(BUCKET_ITEMS_JOIN < BUCKET_ITEMS_MAX / 2);
-const _: () = assert!(INLINE_BYTES_MAX < SHARED_REPLY_BYTES);
-const _: () = assert!(SHARED_REPLY_BYTES < VALUE_BYTES_MAX);
+const _: () = assert!(INLINE_BYTES_MAX < kvorum_resp::SHARED_BYTES_MIN);
 const _: () = assert!(SESSION_LIFE_MS_DEFAULT <= SESSION_LIFE_MS_MAX);

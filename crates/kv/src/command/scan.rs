@@ -1,0 +1,109 @@
+//! SCAN: a walk over all keys in the order of their positions.
+//!
+//! The cursor is the position to go on from, the same on every replica and owner, so it outlives
+//! splits of buckets, failovers and moves. Keys that are there all the time come out exactly once;
+//! those of one position come out together, since no cursor points between them.
+
+use kvorum_resp::number::parse_integer;
+use kvorum_resp::{Args, Replies};
+
+use crate::command::refusal::{INVALID_CURSOR, NOT_AN_INTEGER, Refusal, SYNTAX};
+use crate::command::spec::{Categories, Group, Spec};
+use crate::glob;
+use crate::keyspace::Keyspace;
+use crate::limits::SCAN_COUNT_MAX;
+use crate::position::Position;
+
+const SCAN: u16 = 128;
+
+/// How many keys are looked at if the client does not say.
+const COUNT_DEFAULT: u64 = 10;
+
+/// The commands.
+pub(super) const SPECS: &[Spec] = &[Spec::read(SCAN, "scan", -2, scan)
+    .categories(Categories::KEYSPACE)
+    .tips(&["nondeterministic_output", "request_policy:special"])
+    .docs(
+        Group::Generic,
+        "2.8.0",
+        "Walks over the keys, some at a time.",
+    )
+    .complexity("O(COUNT) for a call")];
+
+/// What a walk is asked for.
+struct Request<'a> {
+    from: Position,
+    pattern: Option<&'a [u8]>,
+    count: u64,
+    type_name: Option<&'a [u8]>,
+}
+
+impl<'a> Request<'a> {
+    fn parse(args: Args<'a>) -> Result<Self, Refusal> {
+        let cursor = std::str::from_utf8(args.get(1)).ok();
+        let from = cursor
+            .and_then(|digits| digits.parse().ok())
+            .ok_or(INVALID_CURSOR)?;
+        let mut request = Self {
+            from: Position(from),
+            pattern: None,
+            count: COUNT_DEFAULT,
+            type_name: None,
+        };
+        let mut rest = args.iter().skip(2);
+        while let Some(word) = rest.next() {
+            let value = rest.next().ok_or(SYNTAX)?;
+            if word.eq_ignore_ascii_case(b"match") {
+                request.pattern = (value != b"*").then_some(value);
+            } else if word.eq_ignore_ascii_case(b"count") {
+                let count = parse_integer(value).ok_or(NOT_AN_INTEGER)?;
+                if count < 1 {
+                    return Err(SYNTAX);
+                }
+                request.count = (count as u64).min(SCAN_COUNT_MAX);
+            } else if word.eq_ignore_ascii_case(b"type") {
+                request.type_name = Some(value);
+            } else {
+                return Err(SYNTAX);
+            }
+        }
+        Ok(request)
+    }
+}
+
+fn scan(keyspace: &Keyspace, args: Args<'_>, replies: &mut Replies<'_>) {
+    let request = match Request::parse(args) {
+        Ok(request) => request,
+        Err(refusal) => return refusal.reply(replies),
+    };
+    let mut keys: Vec<&[u8]> = Vec::new();
+    let (mut looked_at, mut last, mut next) = (0, request.from, 0);
+    for item in keyspace.keys.range(request.from) {
+        if looked_at >= request.count && item.position != last {
+            next = item.position.0;
+            break;
+        }
+        (looked_at, last) = (looked_at + 1, item.position);
+        let entry = &item.value;
+        let is_wanted = !keyspace.is_expired(entry)
+            && request.type_name.is_none_or(|name| {
+                entry
+                    .value()
+                    .type_name()
+                    .as_bytes()
+                    .eq_ignore_ascii_case(name)
+            })
+            && request
+                .pattern
+                .is_none_or(|pattern| glob::matches(pattern, entry.key()));
+        if is_wanted {
+            keys.push(entry.key());
+        }
+    }
+    replies.array(2);
+    replies.bulk(next.to_string().as_bytes());
+    replies.array(keys.len());
+    for key in keys {
+        replies.bulk(key);
+    }
+}
