@@ -15,6 +15,7 @@ pub struct Node {
 
 impl Node {
     /// Takes an event.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn step(&mut self, event: Event<'_>, effects: &mut Vec<Effect>) {
         match event {
             Event::Opened { conn, .. } => {
@@ -35,7 +36,7 @@ impl Node {
                 effects.extend(waiting.map(|(conn, _)| Effect::Output(*conn)));
             }
             Event::Control(Control::Shutdown) => {
-                effects.push(Effect::Stop(Box::new(StopReason::Shutdown)))
+                effects.push(Effect::Stop(Box::new(StopReason::Shutdown)));
             }
             _ => {}
         }
