@@ -65,7 +65,6 @@ pub enum End {
 }
 
 /// What a lane is made of.
-#[derive(Debug)]
 pub struct Parts {
     /// The core.
     pub node: Node,
@@ -79,8 +78,6 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// For clients.
     pub clients: Bound,
-    /// For clients that read from replicas.
-    pub replicas: Bound,
     /// For the other nodes.
     pub peers: Bound,
     /// Most client connections at a time.
@@ -89,6 +86,8 @@ pub struct Parts {
     pub identity: Identity,
     /// All other nodes.
     pub members: Vec<PeerAddress>,
+    /// Shows the core to the control thread, once a second.
+    pub publish: Box<dyn Fn(&Node)>,
 }
 
 /// One lane, shared by its tasks on its one thread.
@@ -119,6 +118,7 @@ pub(crate) struct Core {
     has_peers: bool,
     wall: UnixMillis,
     published: Instant,
+    publish_to: Box<dyn Fn(&Node)>,
     end: Option<End>,
 }
 
@@ -163,6 +163,7 @@ impl Lane {
             has_peers: !parts.members.is_empty(),
             wall: UnixMillis::ZERO,
             published: Instant::now(),
+            publish_to: parts.publish,
             end: None,
         };
         let lane = Rc::new(Self {
@@ -172,6 +173,7 @@ impl Lane {
             max_clients: parts.max_clients,
         });
         lane.core().tell_time();
+        lane.core().publish();
 
         let identity = Rc::new(parts.identity);
         let members: Rc<[PeerAddress]> = parts.members.into();
@@ -187,8 +189,7 @@ impl Lane {
         }
         let listener = parts.peers.listen()?;
         tokio::task::spawn_local(accept_peers(lane.clone(), identity, members, listener));
-        tokio::task::spawn_local(accept_clients(lane.clone(), parts.clients.listen()?, false));
-        tokio::task::spawn_local(accept_clients(lane.clone(), parts.replicas.listen()?, true));
+        tokio::task::spawn_local(accept_clients(lane.clone(), parts.clients.listen()?));
         tokio::task::spawn_local(tick(lane.clone()));
         Ok(lane)
     }
@@ -210,7 +211,7 @@ impl Lane {
     }
 
     /// Takes a client's connection over.
-    pub(crate) fn admit(self: &Rc<Self>, stream: TcpStream, from: SocketAddr, replica_reads: bool) {
+    pub(crate) fn admit(self: &Rc<Self>, stream: TcpStream, from: SocketAddr) {
         let (read, write) = stream.into_split();
         let conn = self.core().clients.insert(write);
         let task = tokio::task::spawn_local(read_client(self.clone(), conn, read));
@@ -219,7 +220,6 @@ impl Lane {
         core.metrics
             .clients_open
             .set(u64::from(core.clients.open()));
-        let _ = replica_reads;
         core.step(Event::Opened {
             conn,
             address: &from.to_string(),
@@ -458,6 +458,7 @@ impl Core {
 
     fn publish(&mut self) {
         self.published = Instant::now();
+        (self.publish_to)(&self.node);
     }
 }
 

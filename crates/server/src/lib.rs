@@ -14,13 +14,16 @@
 
 pub mod clients;
 pub mod config;
+pub mod control;
 pub mod disk;
+pub mod identity;
 pub mod lane;
 pub mod lock;
 pub mod logs;
 pub mod mail;
 pub mod metrics;
 pub mod peers;
+pub mod process;
 pub mod secret;
 #[doc(hidden)]
 pub mod standin;

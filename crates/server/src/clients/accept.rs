@@ -64,10 +64,10 @@ impl Bound {
 }
 
 /// Takes clients for ever.
-pub(crate) async fn accept_clients(lane: Rc<Lane>, listener: TcpListener, replica_reads: bool) {
+pub(crate) async fn accept_clients(lane: Rc<Lane>, listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => admit(&lane, stream, address, replica_reads),
+            Ok((stream, address)) => admit(&lane, stream, address),
             Err(error) => {
                 tracing::warn!("cannot accept a client: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -76,7 +76,7 @@ pub(crate) async fn accept_clients(lane: Rc<Lane>, listener: TcpListener, replic
     }
 }
 
-fn admit(lane: &Rc<Lane>, stream: TcpStream, address: SocketAddr, replica_reads: bool) {
+fn admit(lane: &Rc<Lane>, stream: TcpStream, address: SocketAddr) {
     if lane.clients_open() >= lane.max_clients() {
         lane.metrics().clients_refused.one();
         // The socket is new and its buffer empty: this does not block, and may be lost.
@@ -85,7 +85,7 @@ fn admit(lane: &Rc<Lane>, stream: TcpStream, address: SocketAddr, replica_reads:
     }
     tune(&stream, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL);
     lane.metrics().clients_accepted.one();
-    lane.admit(stream, address, replica_reads);
+    lane.admit(stream, address);
 }
 
 /// Sends at once, and notices a vanished other side.

@@ -60,6 +60,8 @@ impl SegmentFiles {
                 sync_dir(parent)?;
             }
         }
+        // Names that a killed process left may not be on the disk yet, and are about to be believed.
+        sync_dir(&dir)?;
         let mut state = State {
             open: BTreeMap::new(),
             free: Vec::new(),

@@ -50,7 +50,6 @@ fn rig(max_clients: u32) -> Rig {
         wake,
         metrics,
         clients,
-        replicas: any(),
         peers: any(),
         max_clients,
         identity: Identity {
@@ -59,6 +58,7 @@ fn rig(max_clients: u32) -> Rig {
             secret: Secret::new([1; 32]),
         },
         members: Vec::new(),
+        publish: Box::new(|_| {}),
     };
     let lane = runtime
         .block_on(async { Lane::start(parts) })

@@ -1,0 +1,95 @@
+//! `kvorum ctl`: the operator's side.
+
+pub(crate) mod init;
+mod status;
+mod wal;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use kvorum_server::secret::Secret;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Make one cluster of fresh nodes; once
+    ///
+    /// All nodes must be running. Either all of them become one cluster, or nothing happens. After a
+    /// crash in the middle the same command goes on where it was.
+    Init(InitOptions),
+    /// Say how the cluster and each of its nodes do
+    Status(StatusOptions),
+    /// Look into a node's log
+    #[command(subcommand)]
+    Wal(WalCommand),
+}
+
+#[derive(Args)]
+pub(crate) struct InitOptions {
+    /// HTTP addresses of all nodes of the new cluster
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',', required = true)]
+    nodes: Vec<String>,
+    /// File with the secret that all nodes were started with (needed beyond loopback)
+    #[arg(long, env = "KVORUM_SECRET_FILE", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct StatusOptions {
+    /// HTTP addresses of some nodes: the others are asked too
+    #[arg(
+        long,
+        env = "KVORUM_CLUSTER",
+        value_name = "ADDR,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7201"
+    )]
+    cluster: Vec<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum WalCommand {
+    /// Print every record of a data directory's log; changes nothing
+    Dump {
+        /// The data directory of a node
+        dir: PathBuf,
+    },
+}
+
+pub(crate) fn run(command: Command) -> Result<(), String> {
+    match command {
+        Command::Init(options) => {
+            let secret = options
+                .secret_file
+                .as_deref()
+                .map(Secret::read)
+                .transpose()?;
+            let made = init::make_cluster(&options.nodes, secret.as_ref())?;
+            if options.json {
+                println!(
+                    "{}",
+                    serde_json::json!({ "cluster": made.cluster, "made": made.made })
+                );
+            } else if made.made {
+                println!(
+                    "cluster {} is made of {} nodes",
+                    made.cluster,
+                    options.nodes.len()
+                );
+            } else {
+                println!(
+                    "these nodes already are cluster {}: nothing was done",
+                    made.cluster
+                );
+            }
+            Ok(())
+        }
+        Command::Status(options) => status::run(&options.cluster, options.json),
+        Command::Wal(WalCommand::Dump { dir }) => wal::dump(&dir),
+    }
+}

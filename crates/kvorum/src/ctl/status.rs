@@ -1,0 +1,138 @@
+//! `kvorum ctl status`: every node's own answer, side by side.
+
+use kvorum_server::control::client::get;
+use kvorum_server::control::status::{GroupStatus, ProcessStatus};
+use serde::Serialize;
+
+/// One node's answer, or why there is none.
+#[derive(Serialize)]
+struct Answer {
+    http: String,
+    #[serde(flatten)]
+    status: Option<ProcessStatus>,
+    error: Option<String>,
+}
+
+/// Asks these nodes, and all that they know of, and prints what they say.
+pub(crate) fn run(cluster: &[String], json: bool) -> Result<(), String> {
+    let answers = ask_all(cluster);
+    if json {
+        let text = serde_json::to_string_pretty(&answers).map_err(|error| error.to_string())?;
+        println!("{text}");
+    } else {
+        print(&answers);
+    }
+    let reached = answers.iter().any(|answer| answer.status.is_some());
+    if reached {
+        Ok(())
+    } else {
+        Err("no node answers".to_owned())
+    }
+}
+
+fn ask_all(cluster: &[String]) -> Vec<Answer> {
+    let mut to_ask: Vec<String> = cluster.to_vec();
+    let mut answers: Vec<Answer> = Vec::new();
+    while let Some(http) = to_ask.pop() {
+        let same = |status: &ProcessStatus| status.addresses.http == http;
+        if answers
+            .iter()
+            .any(|known| known.http == http || known.status.as_ref().is_some_and(same))
+        {
+            continue;
+        }
+        match get::<ProcessStatus>(&http, "/api/v1/status") {
+            Ok(status) => {
+                to_ask.extend(
+                    status
+                        .members
+                        .iter()
+                        .map(|member| member.addresses.http.clone()),
+                );
+                answers.push(Answer {
+                    http,
+                    status: Some(status),
+                    error: None,
+                });
+            }
+            Err(error) => answers.push(Answer {
+                http,
+                status: None,
+                error: Some(error),
+            }),
+        }
+    }
+    answers.sort_by_key(|answer| {
+        let node = answer
+            .status
+            .as_ref()
+            .and_then(|status| status.status.as_ref());
+        (node.map_or(u64::MAX, |node| node.node), answer.http.clone())
+    });
+    answers
+}
+
+fn print(answers: &[Answer]) {
+    let statuses = || answers.iter().filter_map(|answer| answer.status.as_ref());
+    match statuses().find_map(|status| status.cluster.as_ref()) {
+        Some(cluster) => println!("cluster {cluster}, {} nodes", answers.len()),
+        None => println!("no cluster yet"),
+    }
+    for answer in answers {
+        match &answer.status {
+            None => println!(
+                "  {}  down: {}",
+                answer.http,
+                answer.error.as_deref().unwrap_or("")
+            ),
+            Some(status) => print_node(status),
+        }
+    }
+}
+
+fn print_node(status: &ProcessStatus) {
+    let health = match &status.reason {
+        None => "ready".to_owned(),
+        Some(reason) => format!("not ready: {reason}"),
+    };
+    let node = status.status.as_ref();
+    println!(
+        "  node {}  {}  pid {}  http {}  {}  {health}",
+        node.map_or_else(|| "-".to_owned(), |node| node.node.to_string()),
+        status.addresses.client,
+        status.pid,
+        status.addresses.http,
+        status.state,
+    );
+    let Some(node) = node else { return };
+    for group in &node.groups {
+        print_group(group);
+    }
+}
+
+fn print_group(group: &GroupStatus) {
+    let primary = group
+        .primary
+        .map_or_else(|| "none".to_owned(), |node| node.to_string());
+    println!(
+        "    shard {}  {}  primary {primary}  term {}  applied {}  commit {}  last {}  keys {}  bytes {}  \
+         hash {}",
+        group.group,
+        group.role,
+        group.term,
+        group.applied,
+        group.commit,
+        group.last,
+        group.keys,
+        group.logical_bytes,
+        group.state_hash,
+    );
+    for follower in &group.followers {
+        let lag = group.last.saturating_sub(follower.matched);
+        let silent = if follower.recent { "" } else { "  silent" };
+        println!(
+            "      replica on node {}  {lag} entries behind{silent}",
+            follower.node
+        );
+    }
+}

@@ -1,0 +1,406 @@
+//! `kvorum up`: a whole cluster on this machine, every node a process of its own.
+//!
+//! The nodes are ordinary `kvorum node` processes, made a cluster by an ordinary `kvorum ctl init`:
+//! nothing works here that would not work on three machines. They stop when this process does, however
+//! that ends: each holds the other end of a pipe as its standard input.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use kvorum_server::config::{HTTP_PORT_OFFSET, PEER_PORT_OFFSET, REPLICA_PORT_OFFSET};
+use kvorum_server::control::client::get;
+use kvorum_server::control::init::InitState;
+use kvorum_server::control::status::ProcessStatus;
+use kvorum_server::identity::Manifest;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::ctl::init::make_cluster;
+
+/// How long the nodes may take to answer at all.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long until there is a primary; loading a large directory takes its time.
+const READY_PATIENCE: Duration = Duration::from_secs(600);
+/// How long the nodes may take to end before they are killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How often the processes are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// Pause before a dead node is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Nodes, each its own process
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=49))]
+    nodes: u16,
+    /// Shards; this version can only make one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    shards: u16,
+    /// Replicas of each shard; in this version as many as there are nodes [default: --nodes]
+    #[arg(long, value_name = "N")]
+    replicas: Option<u16>,
+    /// Directory for everything: data in DIR/node-<i>, log lines in DIR/node-<i>.log
+    #[arg(long, value_name = "DIR", default_value = "./kvorum-data")]
+    dir: PathBuf,
+    /// Node i (from 1) serves clients on PORT + i, replica reads on PORT + 50 + i, the other nodes on
+    /// PORT + 100 + i, and HTTP on PORT + 200 + i
+    #[arg(long, value_name = "PORT", default_value_t = 7000)]
+    port: u16,
+    /// Start a node again when it dies
+    #[arg(long)]
+    supervise: bool,
+}
+
+/// One node's process.
+struct Node {
+    number: u16,
+    port: u16,
+    dir: PathBuf,
+    /// `None` once it has ended.
+    child: Option<Child>,
+    /// When to start it again.
+    restart_at: Option<Instant>,
+}
+
+pub(crate) fn run(options: Options) -> Result<(), String> {
+    check(&options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(async {
+        let mut cluster = Cluster::new(options)?;
+        let result = tokio::select! {
+            result = cluster.live() => result,
+            () = asked_to_stop() => Ok(()),
+        };
+        cluster.stop().await;
+        result
+    })
+}
+
+async fn asked_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hang_up)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hang_up.recv() => {}
+    }
+}
+
+/// What can be refused before anything is started.
+fn check(options: &Options) -> Result<(), String> {
+    if options.shards != 1 {
+        return Err(format!(
+            "--shards {}: this version can make one shard only. Use --shards 1",
+            options.shards
+        ));
+    }
+    if options
+        .replicas
+        .is_some_and(|replicas| replicas != options.nodes)
+    {
+        return Err(format!(
+            "--replicas must be {} here: in this version every node has a replica of the one shard",
+            options.nodes
+        ));
+    }
+    if options
+        .port
+        .checked_add(HTTP_PORT_OFFSET + options.nodes)
+        .is_none()
+    {
+        return Err(format!(
+            "--port {} is too large: ports up to + 200 + nodes are used",
+            options.port
+        ));
+    }
+    for number in 1..=options.nodes + 1 {
+        let dir = node_dir(&options.dir, number);
+        if number > options.nodes {
+            if dir.join(kvorum_server::identity::MANIFEST_FILE).exists() {
+                return Err(format!(
+                    "{} holds a cluster of more than {} nodes: start it with its own --nodes",
+                    options.dir.display(),
+                    options.nodes
+                ));
+            }
+            continue;
+        }
+        if !dir.exists() {
+            continue;
+        }
+        let manifest = Manifest::load(&dir).map_err(|refusal| refusal.to_string())?;
+        let Some(manifest) = manifest else { continue };
+        let made_with = manifest.plan.members.len();
+        if made_with != usize::from(options.nodes) {
+            return Err(format!(
+                "{} holds a cluster of {made_with} nodes: start it with --nodes {made_with}",
+                options.dir.display()
+            ));
+        }
+        let client = manifest
+            .plan
+            .member(manifest.node)
+            .map(|member| member.addresses.client.clone());
+        let now = format!("127.0.0.1:{}", options.port + number);
+        if client.as_deref() != Some(&now) {
+            return Err(format!(
+                "{} was made with another --port: its node {number} is at {}, and would be at {now}",
+                options.dir.display(),
+                client.unwrap_or_default()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn node_dir(dir: &Path, number: u16) -> PathBuf {
+    dir.join(format!("node-{number}"))
+}
+
+/// All processes.
+struct Cluster {
+    options: Options,
+    program: PathBuf,
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    fn new(options: Options) -> Result<Self, String> {
+        let program = std::env::current_exe()
+            .map_err(|error| format!("cannot find this program to start nodes with: {error}"))?;
+        std::fs::create_dir_all(&options.dir)
+            .map_err(|error| format!("cannot make {}: {error}", options.dir.display()))?;
+        let nodes = (1..=options.nodes)
+            .map(|number| Node {
+                number,
+                port: options.port + number,
+                dir: node_dir(&options.dir, number),
+                child: None,
+                restart_at: None,
+            })
+            .collect();
+        Ok(Self {
+            options,
+            program,
+            nodes,
+        })
+    }
+
+    /// Starts everything and watches it, until it fails.
+    async fn live(&mut self) -> Result<(), String> {
+        for place in 0..self.nodes.len() {
+            self.start(place)?;
+        }
+        self.wait_for_answers().await?;
+        let http: Vec<String> = self.nodes.iter().map(Node::http).collect();
+        // One machine, and the nodes answer at once: this does not hold the loop for long.
+        make_cluster(&http, None)?;
+        self.wait_until_ready().await?;
+        println!("ready");
+        println!(
+            "clients: redis-cli -c -p {}   status: kvorum ctl --help, or http://{}/api/v1/status",
+            self.options.port + 1,
+            http[0]
+        );
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.look()?;
+        }
+    }
+
+    fn start(&mut self, place: usize) -> Result<(), String> {
+        let node = &mut self.nodes[place];
+        let log_path = self.options.dir.join(format!("node-{}.log", node.number));
+        let log = OpenOptions::new().create(true).append(true).open(&log_path);
+        let log = log.map_err(|error| format!("cannot write {}: {error}", log_path.display()))?;
+        let log_too = log.try_clone().map_err(|error| error.to_string())?;
+        let child = Command::new(&self.program)
+            .args(node.arguments())
+            .arg("--stop-with-stdin")
+            .stdin(Stdio::piped())
+            .stdout(log)
+            .stderr(log_too)
+            .spawn()
+            .map_err(|error| format!("cannot start node {}: {error}", node.number))?;
+        println!(
+            "node {}  pid {}  clients 127.0.0.1:{}  replica reads :{}  peers :{}  http :{}",
+            node.number,
+            child.id(),
+            node.port,
+            node.port + REPLICA_PORT_OFFSET,
+            node.port + PEER_PORT_OFFSET,
+            node.port + HTTP_PORT_OFFSET,
+        );
+        node.child = Some(child);
+        node.restart_at = None;
+        Ok(())
+    }
+
+    async fn wait_for_answers(&mut self) -> Result<(), String> {
+        let begin = Instant::now();
+        for place in 0..self.nodes.len() {
+            while get::<InitState>(&self.nodes[place].http(), "/api/v1/init").is_err() {
+                if begin.elapsed() > ANSWER_PATIENCE {
+                    return Err(format!("node {} does not answer", self.nodes[place].number));
+                }
+                self.nobody_may_end()?;
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<(), String> {
+        let begin = Instant::now();
+        for place in 0..self.nodes.len() {
+            loop {
+                let status = get::<ProcessStatus>(&self.nodes[place].http(), "/api/v1/status");
+                if status.as_ref().is_ok_and(|status| status.ready) {
+                    break;
+                }
+                if begin.elapsed() > READY_PATIENCE {
+                    let reason = status
+                        .map_or_else(|error| error, |status| status.reason.unwrap_or_default());
+                    return Err(format!(
+                        "node {} is not ready: {reason}",
+                        self.nodes[place].number
+                    ));
+                }
+                self.nobody_may_end()?;
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// While the cluster is starting a node that ends has something to say.
+    fn nobody_may_end(&mut self) -> Result<(), String> {
+        for node in &mut self.nodes {
+            if let Some(status) = node.ended() {
+                let log = self.options.dir.join(format!("node-{}.log", node.number));
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                let last = text.lines().last().unwrap_or_default();
+                return Err(format!(
+                    "node {} ended ({status}): {last}\n(see {})",
+                    node.number,
+                    log.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notices nodes that died, and starts them again if that was asked for.
+    fn look(&mut self) -> Result<(), String> {
+        for place in 0..self.nodes.len() {
+            let node = &mut self.nodes[place];
+            if let Some(status) = node.ended() {
+                println!("node {} ended ({status})", node.number);
+                if self.options.supervise {
+                    node.restart_at = Some(Instant::now() + RESTART_PAUSE);
+                } else {
+                    println!("start it again with: {}", node.command_line(&self.program));
+                }
+            }
+            if self.nodes[place]
+                .restart_at
+                .is_some_and(|at| at <= Instant::now())
+            {
+                self.start(place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the nodes' standard inputs, which they take as a SIGTERM, and waits for them.
+    async fn stop(&mut self) {
+        println!("stopping");
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.child {
+                drop(child.stdin.take());
+            }
+        }
+        let begin = Instant::now();
+        while self.nodes.iter_mut().any(Node::is_running) {
+            if begin.elapsed() > STOP_PATIENCE {
+                for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
+                    let _ = child.kill();
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        println!("stopped");
+    }
+}
+
+impl Node {
+    fn http(&self) -> String {
+        format!("127.0.0.1:{}", self.port + HTTP_PORT_OFFSET)
+    }
+
+    /// The arguments with which anybody can start this node.
+    fn arguments(&self) -> Vec<String> {
+        let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        [
+            "node".to_owned(),
+            "--dir".to_owned(),
+            dir.display().to_string(),
+            "--listen".to_owned(),
+        ]
+        .into_iter()
+        .chain([format!("127.0.0.1:{}", self.port)])
+        .collect()
+    }
+
+    fn command_line(&self, program: &Path) -> String {
+        std::iter::once(program.display().to_string())
+            .chain(self.arguments())
+            .map(|word| quoted(&word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// How it ended, once.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        self.child = None;
+        Some(status)
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.ended();
+        self.child.is_some()
+    }
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_split_them() {
+        assert_eq!(quoted("/a/b-1"), "/a/b-1");
+        assert_eq!(quoted("/a b"), "'/a b'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,300 @@
+//! The HTTP interface, and the signals that end a process.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::admin::{PROOF_HEADER, authorise};
+use super::init::{Commit, Prepare};
+use super::status::{Member, ProcessStatus};
+use super::{Asked, Phase, Shared};
+use crate::clients::accept::Bound;
+use crate::logs::Logs;
+use crate::metrics::Page;
+
+/// Longest body of an order.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// A lane that has published nothing for so long is stuck.
+const LANE_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long handing over and flushing may take before the process ends anyway.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+type App = State<Arc<Shared>>;
+
+/// Starts the control thread.
+///
+/// # Errors
+/// If the thread or its runtime cannot be started.
+pub fn start(shared: Arc<Shared>, bound: Bound, logs: Logs) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("kvorum-control".to_owned())
+        .spawn(move || {
+            let served = runtime.block_on(serve(shared, bound, &logs));
+            // Without health and metrics nobody would know how the node does.
+            if let Err(error) = served {
+                tracing::error!("the HTTP interface failed: {error}");
+                logs.flush();
+                std::process::exit(1);
+            }
+        })
+        .map(drop)
+}
+
+async fn serve(shared: Arc<Shared>, bound: Bound, logs: &Logs) -> std::io::Result<()> {
+    let listener = bound.listen()?;
+    tokio::spawn(watch_signals(shared.clone(), logs.clone()));
+    let app = router(shared).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, app).await
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/init", get(init_state))
+        .route("/api/v1/admin/init/prepare", post(prepare))
+        .route("/api/v1/admin/init/secret", post(secret))
+        .route("/api/v1/admin/init/commit", post(commit))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(shared)
+}
+
+/// Whether the process does its work, whatever that is at present.
+async fn healthz(State(shared): App) -> Response {
+    match shared.published() {
+        Some((when, _)) if when.elapsed() > LANE_SILENCE_MAX => {
+            let silence = when.elapsed().as_secs();
+            text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the lane has been silent for {silence} s\n"),
+            )
+        }
+        _ => text(StatusCode::OK, "ok\n".to_owned()),
+    }
+}
+
+/// Whether clients get answers here.
+async fn readyz(State(shared): App) -> Response {
+    match readiness(&shared) {
+        Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+fn readiness(shared: &Shared) -> Result<(), String> {
+    match (shared.phase(), shared.published()) {
+        (Phase::Uninitialised, _) => {
+            Err("a new node: make a cluster of it with `kvorum ctl init`".to_owned())
+        }
+        (Phase::Prepared(_), _) => {
+            Err("half initialised: run the same `kvorum ctl init` again".to_owned())
+        }
+        (Phase::Started(_), None) => Err("loading".to_owned()),
+        (Phase::Started(_), Some((when, _))) if when.elapsed() > LANE_SILENCE_MAX => {
+            Err("the lane is silent".to_owned())
+        }
+        (Phase::Started(_), Some((_, status))) => status.ready(),
+    }
+}
+
+async fn metrics(State(shared): App) -> Response {
+    let mut page = Page::default();
+    page.family("ready", "Whether clients get answers here.", "gauge");
+    page.sample("ready", &[], u8::from(readiness(&shared).is_ok()));
+    shared.metrics.write(&mut page);
+    if let Some((_, status)) = shared.published() {
+        status.write_metrics(&mut page);
+    }
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (kind, page.finish()).into_response()
+}
+
+async fn status(State(shared): App) -> Response {
+    let published = shared.published().map(|(_, status)| (*status).clone());
+    let (state, plan) = match shared.phase() {
+        Phase::Uninitialised => ("uninitialised", None),
+        Phase::Prepared(manifest) => ("prepared", Some(manifest.plan)),
+        Phase::Started(manifest) if published.is_none() => ("starting", Some(manifest.plan)),
+        Phase::Started(manifest) => ("started", Some(manifest.plan)),
+    };
+    let readiness = readiness(&shared);
+    axum::Json(ProcessStatus {
+        state: state.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        cluster: plan.as_ref().map(crate::identity::Plan::cluster_name),
+        members: plan
+            .map(|plan| plan.members)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|member| Member {
+                node: member.node,
+                addresses: member.addresses,
+            })
+            .collect(),
+        addresses: shared.settings.advertised.clone(),
+        ready: readiness.is_ok(),
+        reason: readiness.err(),
+        status: published,
+    })
+    .into_response()
+}
+
+async fn init_state(State(shared): App) -> Response {
+    axum::Json(shared.init_state()).into_response()
+}
+
+async fn prepare(
+    State(shared): App,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    order(&shared, from, &uri, &headers, &body, |request: Prepare| {
+        shared.prepare(request).map(|()| Done {})
+    })
+}
+
+async fn commit(
+    State(shared): App,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    order(&shared, from, &uri, &headers, &body, |request: Commit| {
+        shared.commit(&request).map(|()| Done {})
+    })
+}
+
+async fn secret(
+    State(shared): App,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !from.ip().to_canonical().is_loopback() {
+        return text(
+            StatusCode::FORBIDDEN,
+            "the secret never leaves this machine\n".to_owned(),
+        );
+    }
+    order(&shared, from, &uri, &headers, &body, |request: Commit| {
+        shared.drawn_secret(&request)
+    })
+}
+
+/// The answer to an order that was carried out.
+#[derive(Serialize)]
+struct Done {}
+
+/// Carries out an order, if it may be given.
+fn order<T: DeserializeOwned, A: Serialize>(
+    shared: &Shared,
+    from: SocketAddr,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &[u8],
+    carry_out: impl FnOnce(T) -> Result<A, String>,
+) -> Response {
+    // A page in an operator's browser can make it send a form to this machine, but not this type.
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/json");
+    if !json {
+        return text(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "send application/json\n".to_owned(),
+        );
+    }
+    let secret = match shared.phase() {
+        Phase::Uninitialised => shared.settings.secret.clone(),
+        Phase::Prepared(manifest) | Phase::Started(manifest) => Some(manifest.secret()),
+    };
+    let proof = headers
+        .get(PROOF_HEADER)
+        .and_then(|value| value.to_str().ok());
+    if let Err(reason) = authorise(from.ip(), secret.as_ref(), proof, uri.path(), body) {
+        return text(StatusCode::FORBIDDEN, format!("{reason}\n"));
+    }
+    let Ok(request) = serde_json::from_slice(body) else {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "the request is not understood\n".to_owned(),
+        );
+    };
+    match carry_out(request) {
+        Ok(answer) => axum::Json(answer).into_response(),
+        Err(reason) => text(StatusCode::CONFLICT, format!("{reason}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response {
+    (status, body).into_response()
+}
+
+/// Ends the process in good order at the first SIGTERM or SIGINT (or the end of standard input, where that
+/// was asked for), at once at the second.
+async fn watch_signals(shared: Arc<Shared>, logs: Logs) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return tracing::error!("cannot listen for signals: this process can only be killed");
+    };
+    let (stdin_ended, mut stdin_end) = tokio::sync::mpsc::channel(1);
+    if shared.settings.stop_with_stdin {
+        std::thread::spawn(move || {
+            let mut sink = [0; 64];
+            while std::io::stdin().read(&mut sink).is_ok_and(|len| len > 0) {}
+            let _ = stdin_ended.blocking_send(());
+        });
+    }
+    loop {
+        // The end of standard input comes beside a signal when the parent ends: it is no second one.
+        let again_means_now = tokio::select! {
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => true,
+            Some(()) = stdin_end.recv() => false,
+        };
+        match shared.ask_to_stop() {
+            Asked::Passed => {
+                tracing::info!("stopping: handing over");
+                let logs = logs.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(STOP_PATIENCE).await;
+                    tracing::error!("handing over took too long: ending now");
+                    logs.flush();
+                    std::process::exit(1);
+                });
+            }
+            Asked::NothingRuns => {
+                logs.flush();
+                std::process::exit(0);
+            }
+            Asked::Again if again_means_now => {
+                logs.flush();
+                std::process::exit(1);
+            }
+            Asked::Again => {}
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What a node says of itself over HTTP: the JSON of `/api/v1/status`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Advertised;
+use crate::metrics::Page;
+
+/// One node.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// Its id.
+    pub node: u64,
+    /// How often it was started.
+    pub incarnation: u64,
+    /// Milliseconds since its start.
+    pub uptime_ms: u64,
+    /// Why it is out of service for good, if it is.
+    pub lost: Option<String>,
+    /// Whether it is handing over in order to end.
+    pub stopping: bool,
+    /// Whether writes are refused since the log has no room.
+    pub disk_full: bool,
+    /// For how long the oldest sync has been outstanding, in milliseconds.
+    pub sync_outstanding_ms: u64,
+    /// Open client connections.
+    pub connections: u64,
+    /// Commands in the last full second.
+    pub commands_per_second: u64,
+    /// The groups that have a replica here.
+    pub groups: Vec<GroupStatus>,
+    /// What only ever grows, by name.
+    pub counters: std::collections::BTreeMap<String, u64>,
+}
+
+/// One replica.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: u64,
+    /// This replica.
+    pub replica: u64,
+    /// Its role.
+    pub role: String,
+    /// The node of the primary, as far as known here.
+    pub primary: Option<u64>,
+    /// The first and the last slot.
+    pub slots: (u16, u16),
+    /// The term.
+    pub term: u64,
+    /// The commit index.
+    pub commit: u64,
+    /// The applied index.
+    pub applied: u64,
+    /// The last index of the log.
+    pub last: u64,
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub logical_bytes: u64,
+    /// The hash of the whole state, in hexadecimal digits.
+    pub state_hash: String,
+    /// The last entry that the newest durable snapshot covers.
+    pub snapshot_index: u64,
+    /// If it leads: the others.
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// One number of a replica.
+type GroupValue = fn(&GroupStatus) -> u64;
+
+/// What a primary knows of another replica.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FollowerStatus {
+    /// The replica.
+    pub replica: u64,
+    /// Its node.
+    pub node: u64,
+    /// The last entry known to be on its disk.
+    pub matched: u64,
+    /// Whether it was heard from lately.
+    pub recent: bool,
+}
+
+impl NodeStatus {
+    /// Whether clients get answers here: directly, or a redirect to a primary.
+    ///
+    /// # Errors
+    /// With the reason why not.
+    pub fn ready(&self) -> Result<(), String> {
+        if let Some(reason) = &self.lost {
+            return Err(format!("out of service: {reason}"));
+        }
+        if self.stopping {
+            return Err("stopping".to_owned());
+        }
+        if self.groups.is_empty() {
+            return Err("no group has a replica here yet".to_owned());
+        }
+        match self.groups.iter().find(|group| group.primary.is_none()) {
+            Some(group) => Err(format!("group {} has no primary", group.group)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl NodeStatus {
+    /// Writes it for Prometheus.
+    pub fn write_metrics(&self, page: &mut Page) {
+        for (name, value) in &self.counters {
+            let name = format!("{name}_total");
+            page.family(&name, "Counted by the core.", "counter");
+            page.sample(&name, &[], value);
+        }
+        let gauges: [(&str, &str, u64); 5] = [
+            (
+                "uptime_seconds",
+                "Seconds since the start.",
+                self.uptime_ms / 1000,
+            ),
+            (
+                "commands_per_second",
+                "Commands in the last second.",
+                self.commands_per_second,
+            ),
+            (
+                "disk_full",
+                "Whether the log has no room.",
+                u64::from(self.disk_full),
+            ),
+            (
+                "lost",
+                "Whether the node is out of service for good.",
+                u64::from(self.lost.is_some()),
+            ),
+            (
+                "sync_outstanding_ms",
+                "Age of the oldest sync.",
+                self.sync_outstanding_ms,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            page.family(name, help, "gauge");
+            page.sample(name, &[], value);
+        }
+        let by_group: [(&str, &str, GroupValue); 8] = [
+            ("group_leading", "Whether this replica leads.", |group| {
+                u64::from(group.role == "leader")
+            }),
+            (
+                "group_has_primary",
+                "Whether a primary is known.",
+                |group| u64::from(group.primary.is_some()),
+            ),
+            ("group_term", "The term.", |group| group.term),
+            ("group_commit_index", "The commit index.", |group| {
+                group.commit
+            }),
+            ("group_applied_index", "The applied index.", |group| {
+                group.applied
+            }),
+            ("group_last_index", "The last index of the log.", |group| {
+                group.last
+            }),
+            ("group_keys", "Keys.", |group| group.keys),
+            (
+                "group_logical_bytes",
+                "Bytes of keys and values.",
+                |group| group.logical_bytes,
+            ),
+        ];
+        for (name, help, value) in by_group {
+            page.family(name, help, "gauge");
+            for group in &self.groups {
+                page.sample(name, &[("group", &group.group.to_string())], value(group));
+            }
+        }
+    }
+}
+
+/// One process: the answer of `/api/v1/status`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// `uninitialised`, `prepared`, `starting` or `started`.
+    pub state: String,
+    /// The version of the program.
+    pub version: String,
+    /// The process id.
+    pub pid: u32,
+    /// The cluster's id, if it belongs to one.
+    pub cluster: Option<String>,
+    /// All nodes of the cluster.
+    pub members: Vec<Member>,
+    /// Where this one is reached.
+    pub addresses: Advertised,
+    /// Whether clients get answers here.
+    pub ready: bool,
+    /// If not, why.
+    pub reason: Option<String>,
+    /// What the lane last said of itself.
+    pub status: Option<NodeStatus>,
+}
+
+/// One node of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub node: u64,
+    /// Where it is reached.
+    pub addresses: Advertised,
+}

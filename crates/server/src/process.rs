@@ -1,0 +1,211 @@
+//! One process of a cluster: what `kvorum node` does, from its settings to its end.
+//!
+//! The order of a start is the order in which it may be refused: settings, directory lock, ports,
+//! identity, recovery. Nothing is written before all of those that another process could contradict. A new
+//! node then waits, reachable by HTTP only, until `kvorum ctl init` makes it part of a cluster.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Notify;
+
+use crate::clients::accept::{Bound, bind};
+use crate::config::{NodeOptions, Settings};
+use crate::control::{Shared, http};
+use crate::disk::bulk::SNAPSHOT_DIR;
+use crate::disk::faults::Faults;
+use crate::disk::segments::SegmentFiles;
+use crate::disk::{Disk, DiskOptions};
+use crate::identity::{Manifest, State};
+use crate::lane::{End, Parts, run};
+use crate::lock::DirectoryLock;
+use crate::logs::Logs;
+use crate::mail::Mailbox;
+use crate::peers::handshake::Identity;
+
+/// Descriptors that are not clients: files of the log, links, listeners.
+const DESCRIPTORS_BESIDE_CLIENTS: u64 = 256;
+
+/// Runs a node to its end.
+#[must_use]
+pub fn run_node(options: NodeOptions) -> ExitCode {
+    let settings = match options.settle() {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&error),
+    };
+    let logs = match Logs::start(settings.log_level, settings.log_format) {
+        Ok(logs) => logs,
+        Err(error) => return refuse(&format!("cannot start a thread: {error}")),
+    };
+    let end = start(settings, &logs);
+    let code = match end {
+        Ok(End::Shutdown) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Ok(End::Broken(text)) => {
+            tracing::error!("{text}");
+            logs.flush();
+            refuse(&text)
+        }
+        Err(error) => {
+            logs.flush();
+            refuse(&error)
+        }
+    };
+    logs.flush();
+    code
+}
+
+fn refuse(text: &str) -> ExitCode {
+    eprintln!("kvorum: {text}");
+    ExitCode::FAILURE
+}
+
+fn start(settings: Settings, logs: &Logs) -> Result<End, String> {
+    let _lock = DirectoryLock::take(&settings.dir)?;
+    let ports = Ports::bind(&settings)?;
+    let manifest = Manifest::load(&settings.dir).map_err(|refusal| refusal.0)?;
+    check_secret(&settings, manifest.as_ref())?;
+    check_addresses(&settings, manifest.as_ref())?;
+    let clients_max = raise_descriptors(settings.max_clients);
+
+    let (shared, starts) = Shared::new(settings, manifest.clone());
+    http::start(shared.clone(), ports.http, logs.clone())
+        .map_err(|error| format!("cannot start the HTTP interface: {error}"))?;
+    if manifest.is_none_or(|manifest| manifest.state == State::Prepared) {
+        let (dir, http) = (shared.dir.display(), shared.settings.http);
+        tracing::info!("{dir} is a new node: waiting for `kvorum ctl init --nodes {http},...`");
+    }
+    // The sender lives as long as `shared`, which the control thread keeps.
+    let manifest = starts
+        .recv()
+        .map_err(|_| "the control thread has ended".to_owned())?;
+    run_lane(&shared, &manifest, ports.clients, ports.peers, clients_max)
+}
+
+/// The addresses of a node, taken and not yet listened on.
+struct Ports {
+    clients: Bound,
+    /// Kept from others: what reads from replicas will come here.
+    _replicas: Bound,
+    peers: Bound,
+    http: Bound,
+}
+
+impl Ports {
+    fn bind(settings: &Settings) -> Result<Self, String> {
+        Ok(Self {
+            clients: bind(settings.listen, "listen")?,
+            _replicas: bind(settings.replica_listen, "replica-listen")?,
+            peers: bind(settings.peer_listen, "peer-listen")?,
+            http: bind(settings.http, "http")?,
+        })
+    }
+}
+
+/// Whoever reaches the peer port of a node whose secret he knows is a peer.
+fn check_secret(settings: &Settings, manifest: Option<&Manifest>) -> Result<(), String> {
+    match (&settings.secret, manifest) {
+        (Some(given), Some(manifest)) if *given != manifest.secret() => Err(format!(
+            "--secret-file is not the secret of this directory's cluster {}: the directory belongs to \
+             another cluster, or the file does. Give the right one, or leave it out to use the \
+             directory's own",
+            manifest.plan.cluster_name()
+        )),
+        (None, None) if settings.beyond_loopback() => Err(format!(
+            "refusing to listen on {} and {} (--peer-listen, --http) without a secret: anyone who \
+             reaches them could make this node part of his cluster. Give all nodes the same \
+             --secret-file (make one: openssl rand -hex 32), or listen on 127.0.0.1",
+            settings.peer_listen, settings.http
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The other nodes and all clients look for this node where the cluster knows it.
+fn check_addresses(settings: &Settings, manifest: Option<&Manifest>) -> Result<(), String> {
+    let Some(member) = manifest.and_then(|manifest| manifest.plan.member(manifest.node)) else {
+        return Ok(());
+    };
+    let (known, now) = (&member.addresses, &settings.advertised);
+    if known == now {
+        return Ok(());
+    }
+    Err(format!(
+        "the cluster knows this node at {} (peers {}, HTTP {}), and its settings say {} (peers {}, HTTP \
+         {}): start it with the addresses that it had, or announce them with --advertise. This version \
+         cannot move a node",
+        known.client, known.peer, known.http, now.client, now.peer, now.http
+    ))
+}
+
+/// Raises the limit of open descriptors as far as the clients need and the system allows; the clients
+/// that there is room for.
+fn raise_descriptors(clients: u32) -> u32 {
+    let wanted = u64::from(clients) + DESCRIPTORS_BESIDE_CLIENTS;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(current),
+                ..limit
+            },
+        );
+    }
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if now >= wanted {
+        return clients;
+    }
+    let room = now.saturating_sub(DESCRIPTORS_BESIDE_CLIENTS).max(1);
+    tracing::warn!(
+        "only {now} open files are allowed: {room} clients instead of {clients} (ulimit -n)"
+    );
+    u32::try_from(room).unwrap_or(clients)
+}
+
+fn run_lane(
+    shared: &Arc<Shared>,
+    manifest: &Manifest,
+    clients: Bound,
+    peers: Bound,
+    max_clients: u32,
+) -> Result<End, String> {
+    let settings = &shared.settings;
+    let wake = Arc::new(Notify::new());
+    let (mailbox, mail) = Mailbox::new(wake.clone());
+    let faults = Faults::from_env();
+    let files = SegmentFiles::open(&settings.dir, 0, 64 << 20, faults.clone())
+        .map_err(|error| format!("cannot open the log: {error}"))?;
+    let options = DiskOptions {
+        sync: settings.sync,
+        snapshot_bandwidth: settings.snapshot_bandwidth,
+        faults,
+    };
+    let snapshots = settings.dir.join(SNAPSHOT_DIR);
+    let disk = Disk::start(files, &snapshots, options, shared.metrics.clone(), &mailbox)
+        .map_err(|error| format!("cannot start the disk threads: {error}"))?;
+    shared.lane_runs(&mailbox);
+    let publish_to = shared.clone();
+    let parts = Parts {
+        node: crate::standin::Node::default(),
+        disk,
+        mail,
+        wake,
+        metrics: shared.metrics.clone(),
+        clients,
+        peers,
+        max_clients,
+        identity: Identity {
+            cluster: manifest.cluster(),
+            node: kvorum_base::NodeId(manifest.node),
+            secret: manifest.secret(),
+        },
+        members: manifest.peers(),
+        publish: Box::new(move |_| publish_to.publish(Default::default())),
+    };
+    run(parts).map_err(|error| format!("the lane cannot start: {error}"))
+}
