@@ -146,6 +146,9 @@ pub enum State {
 pub struct Manifest {
     /// How far it has come.
     pub state: State,
+    /// Whether its log was begun: a started node without one has lost its promises. Set after the log's
+    /// first sync and before anything is promised on it.
+    pub log_begun: bool,
     /// Which of the plan's nodes it is.
     pub node: u64,
     /// Mixed into the checksums of its log: another directory's segments are not taken for its own.
@@ -172,6 +175,7 @@ impl Manifest {
     pub fn prepared(node: u64, plan: Plan, secret: &Secret) -> Self {
         Self {
             state: State::Prepared,
+            log_begun: false,
             node,
             log_salt: random_id(),
             secret: to_hex(secret.bytes()),

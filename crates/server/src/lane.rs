@@ -27,7 +27,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_base::{ConnId, NodeId, UnixMillis};
-use kvorum_node::{Effect, Event, Level, Link, Note, StopReason};
+use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Note, StopReason};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
@@ -88,6 +88,8 @@ pub struct Parts {
     pub members: Vec<PeerAddress>,
     /// Shows the core to the control thread, once a second.
     pub publish: Box<dyn Fn(&Node)>,
+    /// Notes durably that the log was begun: to be done before anything is promised on it.
+    pub first_sync: Option<Box<dyn FnOnce() -> Result<(), String>>>,
 }
 
 /// One lane, shared by its tasks on its one thread.
@@ -119,6 +121,7 @@ pub(crate) struct Core {
     wall: UnixMillis,
     published: Instant,
     publish_to: Box<dyn Fn(&Node)>,
+    first_sync: Option<Box<dyn FnOnce() -> Result<(), String>>>,
     end: Option<End>,
 }
 
@@ -164,6 +167,7 @@ impl Lane {
             wall: UnixMillis::ZERO,
             published: Instant::now(),
             publish_to: parts.publish,
+            first_sync: parts.first_sync,
             end: None,
         };
         let lane = Rc::new(Self {
@@ -333,7 +337,7 @@ impl Core {
         let event = match mail {
             Mail::Disk(DiskReport::Synced(upto)) => {
                 self.disk.reported();
-                Event::Synced { upto }
+                return self.synced(upto);
             }
             Mail::Disk(DiskReport::SegmentReady(segment)) => Event::SegmentReady { segment },
             Mail::Disk(DiskReport::SegmentRefused(segment)) => {
@@ -357,6 +361,15 @@ impl Core {
             Mail::Publish => return self.publish(),
         };
         self.node.step(event, &mut self.effects);
+    }
+
+    /// Hands in that a batch is durable.
+    fn synced(&mut self, upto: BatchSeq) {
+        if let Some(Err(error)) = self.first_sync.take().map(|note| note()) {
+            self.end = Some(End::Broken(error));
+            return;
+        }
+        self.node.step(Event::Synced { upto }, &mut self.effects);
     }
 
     /// Carries out the effects in order; says whether that made new events, so that the turn has to be
@@ -398,11 +411,11 @@ impl Core {
         let mut again = !self.effects.is_empty();
         if let Some(append) = inline {
             match self.disk.append_here(&append) {
-                Ok(upto) => self.node.step(Event::Synced { upto }, &mut self.effects),
-                Err(error) => {
-                    self.end = Some(End::Broken(error));
-                    return false;
-                }
+                Ok(upto) => self.synced(upto),
+                Err(error) => self.end = Some(End::Broken(error)),
+            }
+            if self.end.is_some() {
+                return false;
             }
             again = true;
         }

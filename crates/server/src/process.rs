@@ -206,6 +206,7 @@ fn run_lane(
         },
         members: manifest.peers(),
         publish: Box::new(move |_| publish_to.publish(Default::default())),
+        first_sync: None,
     };
     run(parts).map_err(|error| format!("the lane cannot start: {error}"))
 }

@@ -22,6 +22,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Bound {
     socket: Socket,
+    /// The setting that it comes from.
+    name: &'static str,
     /// The address, with the port that was chosen where 0 was asked for.
     pub address: SocketAddr,
 }
@@ -31,7 +33,7 @@ pub struct Bound {
 ///
 /// # Errors
 /// With a sentence for the operator.
-pub fn bind(address: SocketAddr, name: &str) -> Result<Bound, String> {
+pub fn bind(address: SocketAddr, name: &'static str) -> Result<Bound, String> {
     let make = || {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -45,6 +47,7 @@ pub fn bind(address: SocketAddr, name: &str) -> Result<Bound, String> {
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         Ok(Bound {
             socket,
+            name,
             address: bound,
         })
     };
@@ -52,14 +55,22 @@ pub fn bind(address: SocketAddr, name: &str) -> Result<Bound, String> {
         .map_err(|error: std::io::Error| format!("cannot listen on {address} (--{name}): {error}"))
 }
 
+fn cannot_listen(address: SocketAddr, name: &str, error: &std::io::Error) -> String {
+    format!("cannot listen on {address} (--{name}): {error}")
+}
+
 impl Bound {
     /// Starts to listen, on the runtime of the calling thread.
     ///
     /// # Errors
-    /// As the system says.
+    /// As the system says, with the address: two processes may both have taken it before one listens.
     pub fn listen(self) -> std::io::Result<TcpListener> {
-        self.socket.listen(BACKLOG)?;
-        TcpListener::from_std(self.socket.into())
+        let listening = self.socket.listen(BACKLOG);
+        listening
+            .and_then(|()| TcpListener::from_std(self.socket.into()))
+            .map_err(|error| {
+                std::io::Error::new(error.kind(), cannot_listen(self.address, self.name, &error))
+            })
     }
 }
 

@@ -134,12 +134,22 @@ impl SegmentFiles {
         })
     }
 
-    /// Makes the file of a segment; durable, also its name, when this returns.
+    /// Makes the file of a segment; durable, also its name, when this returns. One that an earlier
+    /// process made is taken as it is.
     ///
     /// # Errors
     /// As the system says; nothing is left behind then. [`is_full`] tells a full disk from a broken
     /// one.
     pub fn make(&self, segment: SegmentId) -> io::Result<()> {
+        if let Ok(file) = self.file(segment) {
+            if file.metadata()?.len() == self.segment_bytes {
+                return Ok(());
+            }
+            // Made by a process with another configuration, and never written.
+            self.lock().open.remove(&segment);
+            std::fs::remove_file(self.path("wal", segment))?;
+            self.faults.give_room(self.segment_bytes);
+        }
         let reused = self.lock().free.pop();
         let path = self.path("wal", segment);
         match reused {
@@ -148,8 +158,7 @@ impl SegmentFiles {
         }
         sync_dir(&self.dir)?;
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        let before = self.lock().open.insert(segment, Arc::new(file));
-        assert!(before.is_none(), "segment {segment} was made twice");
+        self.lock().open.insert(segment, Arc::new(file));
         Ok(())
     }
 
@@ -277,6 +286,21 @@ mod tests {
             names(&dir).len(),
             2,
             "a free file of another size is removed"
+        );
+    }
+
+    #[test]
+    fn a_segment_that_was_made_and_never_written_is_taken_as_it_is() {
+        let dir = TempDir::new("segments");
+        let open =
+            |bytes| SegmentFiles::open(dir.path(), 0, bytes, Faults::default()).expect("open");
+        open(BYTES).make(SegmentId(1)).expect("made");
+        open(BYTES).make(SegmentId(1)).expect("there");
+        let larger = open(2 * BYTES);
+        larger.make(SegmentId(1)).expect("made anew");
+        assert_eq!(
+            larger.read(SegmentId(1)).expect("bytes").len() as u64,
+            2 * BYTES
         );
     }
 

@@ -59,6 +59,7 @@ fn rig(max_clients: u32) -> Rig {
         },
         members: Vec::new(),
         publish: Box::new(|_| {}),
+        first_sync: None,
     };
     let lane = runtime
         .block_on(async { Lane::start(parts) })

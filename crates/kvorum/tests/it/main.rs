@@ -1,0 +1,8 @@
+//! Real processes, real sockets, a real disk: few and slow. What the simulator cannot see: flags, exit
+//! codes, messages, files, signals.
+//!
+//! The tests take turns: several clusters at once on a small machine would only measure each other.
+
+mod init;
+mod process;
+mod refusals;
