@@ -79,8 +79,18 @@ impl Raft {
         }
     }
 
+    /// Whether this replica may stand. One that the newest membership leaves out may still be needed
+    /// until that is committed (Raft thesis, section 4.2.2):
+    ///
+    /// 1. A leads {A, B}, and appends that B goes on alone; B has not got it when A restarts.
+    /// 2. B needs A's vote and does not get it: A's log is longer.
+    /// 3. If A did not stand because it is leaving, nobody ever would. It wins by B's vote, and goes
+    ///    when the change is committed.
     pub(crate) fn may_campaign(&self) -> bool {
-        self.can_campaign && !self.state_lost && self.history.newest().is_voter(self.config.id)
+        let mut memberships = self.history.from_commit(self.log.commit());
+        self.can_campaign
+            && !self.state_lost
+            && memberships.any(|membership| membership.is_voter(self.config.id))
     }
 
     /// Whether a leader was heard so lately that nobody should stand against it. A leader counts as

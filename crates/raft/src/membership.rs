@@ -221,6 +221,15 @@ impl History {
         &self.changes[after.max(1) - 1].1
     }
 
+    /// Those that may be in force once all is known, given what is committed: the one as of there and
+    /// those after it.
+    pub(crate) fn from_commit(&self, commit: Index) -> impl Iterator<Item = &Membership> {
+        let after = self.changes.partition_point(|(from, _)| *from <= commit);
+        self.changes[after.max(1) - 1..]
+            .iter()
+            .map(|(_, membership)| membership.as_ref())
+    }
+
     pub(crate) fn push(&mut self, index: Index, membership: Arc<Membership>) {
         self.changes.push((index, membership));
     }

@@ -419,6 +419,10 @@ impl Raft {
             return;
         };
         let place = peer.next.prev();
+        if !matches!(peer.flow, Flow::Snapshot(_)) && self.log.term_at(place).is_none() {
+            // The entry that could be asked about is gone.
+            peer.probe();
+        }
         match &mut peer.flow {
             Flow::Probe { sent_at: Some(at) } if now - *at >= probe_patience => {
                 *at = now;
@@ -590,7 +594,14 @@ impl Raft {
     ///
     /// Returns whether the entries can be what a leader sends: none contradicts a committed one.
     fn take_entries(&mut self, mut entries: Vec<Entry>) -> bool {
-        let held = self.log.count_held(&entries);
+        let mut held = self.log.count_held(&entries);
+        if self.config.planted.has(Bug::CommittedTruncated) {
+            let base = self.log.base_index();
+            held = entries
+                .iter()
+                .take_while(|entry| entry.index <= base)
+                .count();
+        }
         if self.config.planted.has(Bug::DuplicateAppendWritten) && held == entries.len() && held > 0
         {
             self.out.persist(Persist::Append(entries));

@@ -42,7 +42,8 @@ pub(crate) enum Sending {
 
 /// A transfer.
 ///
-/// Invariants: `acked <= sent`; what the caller was asked for and has not given is piece `sent`.
+/// Invariants: `acked <= sent <= sent_max`; what the caller was asked for and has not given is piece
+/// `sent`.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) id: SnapshotId,
@@ -51,12 +52,16 @@ pub(crate) struct Running {
     acked: u64,
     /// Pieces below this one were sent since the transfer last went back.
     sent: u64,
+    /// Pieces below this one were ever sent.
+    sent_max: u64,
     /// Whether the caller was asked for piece `sent`.
     asked: bool,
     /// The last piece, once seen.
     last: Option<u64>,
-    /// When something last went forward.
+    /// The tick of the last step forward, or of starting anew.
     moved_at: u64,
+    /// The tick at which a piece was last sent.
+    sent_at: u64,
 }
 
 impl Running {
@@ -70,11 +75,11 @@ impl Running {
         Some(self.sent)
     }
 
-    fn go_back(&mut self, to: u64, now: u64) {
-        self.acked = to;
-        self.sent = to;
+    /// Sends again from what the follower has.
+    fn repeat(&mut self, now: u64) {
+        self.sent = self.acked;
         self.asked = false;
-        self.moved_at = now;
+        self.sent_at = now;
     }
 }
 
@@ -113,9 +118,11 @@ impl Raft {
                 membership,
                 acked: 0,
                 sent: 0,
+                sent_max: 0,
                 asked: false,
                 last: None,
                 moved_at: now,
+                sent_at: now,
             });
             self.want_chunk(to);
             return;
@@ -161,7 +168,8 @@ impl Raft {
         }
         running.asked = false;
         running.sent += 1;
-        running.moved_at = now;
+        running.sent_max = running.sent_max.max(running.sent);
+        running.sent_at = now;
         if last {
             running.last = Some(seq);
         }
@@ -210,13 +218,19 @@ impl Raft {
         if running.id != snapshot {
             return;
         }
-        if next > running.acked && next <= running.sent {
+        if next > running.acked && next <= running.sent_max {
             running.acked = next;
             running.moved_at = now;
+            if running.sent < next {
+                running.sent = next;
+                running.asked = false;
+            }
         } else if next < running.acked && now - running.moved_at >= patience {
             // Old answers arrive late and mean nothing while pieces move. When nothing moves, the
             // follower has lost what it staged.
-            running.go_back(next, now);
+            running.acked = next;
+            running.moved_at = now;
+            running.repeat(now);
         }
         self.want_chunk(from);
     }
@@ -239,10 +253,9 @@ impl Raft {
         let now = self.now;
         match self.flow_mut(to) {
             Some(Flow::Snapshot(Sending::Running(running)))
-                if !running.asked && now - running.moved_at >= patience =>
+                if !running.asked && now - running.sent_at >= patience =>
             {
-                let acked = running.acked.min(running.last.unwrap_or(u64::MAX));
-                running.go_back(acked, now);
+                running.repeat(now);
                 self.want_chunk(to);
             }
             Some(Flow::Snapshot(sending @ Sending::Refused { .. })) => {
@@ -311,7 +324,7 @@ impl Raft {
         match &mut self.incoming {
             // Whatever it is, the caller is busy with the one before.
             Some(incoming) if incoming.complete => return,
-            Some(incoming) if incoming.id == id || (foreign && chunk.seq == incoming.next) => {
+            Some(incoming) if incoming.id == id || foreign => {
                 incoming.id = id;
             }
             _ => {
