@@ -82,7 +82,9 @@ pub struct Restored {
     pub base_index: Index,
     /// Its term; 0 for an empty state.
     pub base_term: Term,
-    /// The membership as of `base_index`. Without voters for a replica that has to learn everything.
+    /// The membership as of `base_index`. For a replica that joins later: the group's first one, of
+    /// which it is no part; or one without voters, if nobody knows that any more. It then learns the
+    /// present one from the log or a snapshot, and can make no snapshot before.
     pub base_membership: Arc<Membership>,
     /// The entries from `base_index + 1` on, without gaps. Durable: whoever restores them has made
     /// sure of it.
@@ -92,7 +94,8 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// A replica that starts from nothing in a group of these members.
+    /// A replica that starts from nothing in a group whose first members are these, whether it is one
+    /// of them or joins later.
     #[must_use]
     pub fn fresh(membership: Membership) -> Self {
         Self {

@@ -87,7 +87,7 @@ impl Raft {
     /// 3. If A did not stand because it is leaving, nobody ever would. It wins by B's vote, and goes
     ///    when the change is committed.
     pub(crate) fn may_campaign(&self) -> bool {
-        let mut memberships = self.history.from_commit(self.log.commit());
+        let mut memberships = self.history.possible_after(self.log.commit());
         self.can_campaign
             && !self.state_lost
             && memberships.any(|membership| membership.is_voter(self.config.id))

@@ -223,7 +223,7 @@ impl History {
 
     /// Those that may be in force once all is known, given what is committed: the one as of there and
     /// those after it.
-    pub(crate) fn from_commit(&self, commit: Index) -> impl Iterator<Item = &Membership> {
+    pub(crate) fn possible_after(&self, commit: Index) -> impl Iterator<Item = &Membership> {
         let after = self.changes.partition_point(|(from, _)| *from <= commit);
         self.changes[after.max(1) - 1..]
             .iter()

@@ -103,6 +103,8 @@ pub(crate) struct Progress {
     pub(crate) read: u64,
     /// The commit index that it was last told.
     pub(crate) commit_sent: Index,
+    /// It lost its state and needs a snapshot although it has the log.
+    pub(crate) state_lost: bool,
     /// What it has to hold before it may become a voter, noted when that was last asked for.
     pub(crate) promotion: Option<Index>,
 }
@@ -117,6 +119,7 @@ impl Progress {
             heard_at: now,
             read: 0,
             commit_sent: Index::ZERO,
+            state_lost: false,
             promotion: None,
         }
     }

@@ -344,12 +344,13 @@ impl Raft {
                 peer.next = peer.matched.next();
                 peer.flow = Flow::Replicate(Window::default());
             }
-            Flow::Snapshot(sending) if is_over(sending, peer.matched, prev_index, base) => {
+            Flow::Snapshot(sending) if is_over(sending, peer, prev_index, base) => {
                 if let Some(snapshot) = end_transfer(&peer.flow) {
                     self.out.emit(Effect::SnapshotDone { to: from, snapshot });
                 }
                 peer.next = peer.matched.next();
                 peer.flow = Flow::Replicate(Window::default());
+                peer.state_lost = false;
             }
             _ => {}
         }
@@ -509,15 +510,16 @@ impl Raft {
     }
 }
 
-/// Whether a transfer has nothing left to do: the snapshot is installed, or the follower has caught
-/// up from elsewhere so far that entries can follow.
-fn is_over(sending: &Sending, matched: Index, prev_index: Index, base: Index) -> bool {
-    match sending {
+/// Whether a transfer has nothing left to do: the snapshot is installed, or entries can follow what
+/// the follower has got from elsewhere.
+fn is_over(sending: &Sending, peer: &Progress, prev_index: Index, base: Index) -> bool {
+    let installed = match sending {
         Sending::Running(running) => {
-            (prev_index == running.id.index && matched >= running.id.index) || matched > base
+            prev_index == running.id.index && peer.matched >= running.id.index
         }
-        Sending::Wanted | Sending::Refused { .. } => matched >= base,
-    }
+        Sending::Wanted | Sending::Refused { .. } => false,
+    };
+    installed || (peer.matched >= base && !peer.state_lost)
 }
 
 /// The last entry from `first` on that still fits; `first` itself in any case.

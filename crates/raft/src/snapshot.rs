@@ -19,7 +19,7 @@ use bytes::Bytes;
 use kvorum_base::{Bug, Index, ReplicaId};
 
 use crate::effect::{Effect, Persist};
-use crate::membership::History;
+use crate::membership::{self, History};
 use crate::message::{AppendOutcome, Body, Chunk, Message, SnapshotId};
 use crate::progress::{Flow, Progress};
 use crate::raft::{Raft, Role};
@@ -108,6 +108,13 @@ impl Raft {
             "{snapshot:?} is not a view of this replica, which applied {}",
             self.log.applied()
         );
+        if !membership::is_sound(&membership) {
+            // This replica was fed from the first entry on and has not applied a membership yet: no
+            // follower could use the snapshot.
+            self.out.emit(Effect::SnapshotDone { to, snapshot });
+            self.snapshot_refused(to);
+            return;
+        }
         let base = self.log.base_index();
         let now = self.now;
         if let Some(Flow::Snapshot(sending @ Sending::Wanted)) = self.flow_mut(to)
@@ -137,14 +144,21 @@ impl Raft {
     /// No view can be made, or the one in transfer cannot be read on; asked again after a while.
     pub fn snapshot_refused(&mut self, to: ReplicaId) {
         let now = self.now;
-        if let Some(Flow::Snapshot(sending)) = self.flow_mut(to) {
-            if let Sending::Running(running) = sending {
-                let snapshot = running.id;
-                self.out.emit(Effect::SnapshotDone { to, snapshot });
-            }
-            if let Some(Flow::Snapshot(sending)) = self.flow_mut(to) {
-                *sending = Sending::Refused { at: now };
-            }
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(peer) = leader.peers.get_mut(&to) else {
+            return;
+        };
+        if let Some(snapshot) = end_transfer(&peer.flow) {
+            self.out.emit(Effect::SnapshotDone { to, snapshot });
+        }
+        if peer.state_lost {
+            // Its log is fine: better to go on with entries than to wait.
+            peer.state_lost = false;
+            peer.probe();
+        } else if let Flow::Snapshot(sending) = &mut peer.flow {
+            *sending = Sending::Refused { at: now };
         }
     }
 
@@ -184,13 +198,20 @@ impl Raft {
         self.want_chunk(to);
     }
 
-    /// Sends a snapshot to a follower that has its log but lost its state.
+    /// Sends a snapshot to a follower that has its log but lost its state. Entries to it wait
+    /// meanwhile. To be asked again if the follower still needs one later: the view may turn out too
+    /// old for its log, a view may be refused, and a leader's successor does not know.
     pub fn send_snapshot(&mut self, to: ReplicaId) {
+        // Before that there may be nothing to make a view of, and no way to get there without it.
+        if !self.commit_is_of_own_term() {
+            return;
+        }
         if let Role::Leader(leader) = &mut self.role
             && let Some(peer) = leader.peers.get_mut(&to)
             && !matches!(peer.flow, Flow::Snapshot(_))
         {
             peer.flow = Flow::Snapshot(Sending::Wanted);
+            peer.state_lost = true;
             self.out.emit(Effect::SnapshotWanted { to });
         }
     }
@@ -283,6 +304,7 @@ impl Raft {
                     self.out.emit(Effect::SnapshotDone { to: *to, snapshot });
                 }
                 peer.probe();
+                peer.state_lost = false;
             }
         }
     }
@@ -318,6 +340,7 @@ impl Raft {
         }
         if self.state_lost && id.index < self.log.base_index() {
             // Entries between that state and the log are gone here: a later view is needed.
+            self.acknowledge_snapshot(from, id.index);
             return;
         }
         let foreign = self.config.planted.has(Bug::ForeignChunkResumed);
@@ -391,10 +414,14 @@ impl Raft {
 
     /// The state is gone or wrong, the log is intact: this replica votes and acknowledges on, takes
     /// any snapshot that its log can follow, and must not stand for election until it has one. The
-    /// leader is asked for it by [`Raft::send_snapshot`] on its side.
+    /// leader is asked for it by [`Raft::send_snapshot`] on its side. A leader steps down.
     pub fn state_lost(&mut self) {
         self.state_lost = true;
         self.incoming = None;
+        if !matches!(self.role, Role::Follower) {
+            self.become_follower(self.hard_state.term, None);
+        }
+        self.finish();
     }
 
     /// The snapshot that is being staged or installed.

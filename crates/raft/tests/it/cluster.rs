@@ -33,6 +33,8 @@ pub(crate) struct Cluster {
     pub(crate) prng: Prng,
     /// Whether writes are durable at once.
     pub(crate) sync_at_once: bool,
+    /// Replicas whose writes wait for `sync` all the same.
+    pub(crate) sync_by_hand: Vec<ReplicaId>,
     /// Whether committed entries are applied at once.
     pub(crate) apply_at_once: bool,
     /// What happened, if somebody wants to know.
@@ -62,6 +64,7 @@ impl Cluster {
             config,
             prng,
             sync_at_once: true,
+            sync_by_hand: Vec::new(),
             apply_at_once: true,
             happened: None,
         };
@@ -124,8 +127,8 @@ impl Cluster {
 
     pub(crate) fn sync(&mut self, id: ReplicaId, count: usize) {
         self.with(id, |host| {
-            let upto = host.unsynced.iter().take(count).last();
-            if let Some(seq) = upto.map(|(seq, ..)| *seq) {
+            let count = count.min(host.unsynced.len());
+            if let Some((seq, ..)) = count.checked_sub(1).map(|last| host.unsynced[last].clone()) {
                 host.sync(seq);
             }
         });
@@ -173,6 +176,7 @@ impl Cluster {
                 }
             }
             if self.sync_at_once
+                && !self.sync_by_hand.contains(&id)
                 && let Some((seq, ..)) = host.unsynced.back()
             {
                 let seq = *seq;

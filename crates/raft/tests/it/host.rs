@@ -101,6 +101,8 @@ pub(crate) struct Host {
     /// The commit index up to which the judge has looked.
     pub(crate) judged: Index,
     pub(crate) lives: u64,
+    /// The state cannot be used; a snapshot is waited for.
+    pub(crate) state_lost: bool,
     /// A snapshot was installed and not judged yet.
     pub(crate) installed: bool,
     views: BTreeMap<ReplicaId, View>,
@@ -140,6 +142,7 @@ impl Host {
             state: State::new(),
             judged: Index::ZERO,
             lives: 1,
+            state_lost: false,
             installed: false,
             views: BTreeMap::new(),
             staged: None,
@@ -159,6 +162,12 @@ impl Host {
         self.staged = None;
     }
 
+    /// The state turns out to be wrong; the log is fine.
+    pub(crate) fn lose_state(&mut self) {
+        self.raft.state_lost();
+        self.state_lost = true;
+    }
+
     pub(crate) fn restart(&mut self, config: Config, prng: Prng) {
         let disk = &self.disk;
         self.raft = Raft::new(
@@ -175,6 +184,7 @@ impl Host {
         );
         self.state = disk.base_state.clone();
         self.judged = disk.base_index;
+        self.state_lost = false;
         self.up = true;
         self.lives += 1;
     }
@@ -189,6 +199,9 @@ impl Host {
 
     /// Applies up to `count` committed entries.
     pub(crate) fn apply(&mut self, count: usize) {
+        if self.state_lost {
+            return;
+        }
         let (from, upto) = (self.raft.applied(), self.raft.commit());
         let upto = upto.min(Index(from.get().saturating_add(count as u64)));
         for entry in self.raft.entries(from.next()..=upto) {
@@ -201,6 +214,9 @@ impl Host {
     /// Makes a durable snapshot of the state, and lets the entries go up to `upto` or as far as a
     /// snapshot in transfer permits.
     pub(crate) fn compact(&mut self, upto: Index) {
+        if self.state_lost {
+            return;
+        }
         let applied = self.raft.applied();
         let upto = upto.min(applied);
         let upto = self
@@ -246,7 +262,8 @@ impl Host {
 
     fn make_view(&mut self, to: ReplicaId) {
         let index = self.raft.applied();
-        let Some(term) = self.raft.term_at(index).filter(|_| index > Index::ZERO) else {
+        let term = self.raft.term_at(index);
+        let Some(term) = term.filter(|_| index > Index::ZERO && !self.state_lost) else {
             self.raft.snapshot_refused(to);
             return;
         };
@@ -303,6 +320,7 @@ impl Host {
             self.state = state;
             self.judged = id.index;
             self.installed = true;
+            self.state_lost = false;
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Consensus judged: scenario scripts, the paper walked section by section, and random walks.
+//! Consensus judged: scenario scripts and random walks.
 
 mod cluster;
 mod host;
 mod judge;
-mod paper;
 mod scripts;
+mod trace;
 mod walk;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use kvorum_base::{NodeId, Planted, Prng, ReplicaId};
+use kvorum_base::{Index, NodeId, Planted, Prng, ReplicaId};
 use kvorum_raft::{Config, Membership, SnapshotId, Target};
 
 use crate::cluster::{Cluster, Envelope, small_config};
@@ -15,6 +15,9 @@ const STEPS: u64 = 12_000;
 
 /// Ids of replicas that may ever exist in a walk.
 const REPLICAS: u64 = 7;
+
+/// Something that may happen, and how often compared with the rest.
+type Weighted = (u64, fn(&mut Walk));
 
 struct Walk {
     cluster: Cluster,
@@ -29,10 +32,10 @@ struct Walk {
     proposals: u64,
     /// What may happen, and how often compared with the rest; other for each walk, since what is
     /// always a little likely together is never likely enough alone.
-    weights: Vec<(u64, fn(&mut Walk))>,
+    weights: Vec<Weighted>,
 }
 
-const ACTIONS: [(u64, fn(&mut Walk)); 16] = [
+const ACTIONS: [Weighted; 17] = [
     (460, Walk::deliver_one),
     (280, Walk::tick),
     (90, Walk::sync),
@@ -49,6 +52,7 @@ const ACTIONS: [(u64, fn(&mut Walk)); 16] = [
     (3, Walk::permit),
     (4, Walk::campaign),
     (2, Walk::change_weather),
+    (2, Walk::lose_or_send_state),
 ];
 
 fn draw_config(prng: &mut Prng, planted: Planted) -> Config {
@@ -149,7 +153,7 @@ impl Walk {
         let keep = self.prng.below(8);
         self.cluster.with(id, |host| {
             let upto = host.raft.applied().get().saturating_sub(keep);
-            host.compact(kvorum_base::Index(upto));
+            host.compact(Index(upto));
         });
     }
 
@@ -233,6 +237,22 @@ impl Walk {
         }
     }
 
+    /// One replica at a time may have a state that cannot be used.
+    fn lose_or_send_state(&mut self) {
+        let lost = self.cluster.hosts.values().find(|host| host.state_lost);
+        if let Some(id) = lost.map(|host| host.id) {
+            if let Some(leader) = self.cluster.leader() {
+                self.cluster
+                    .with(leader, |host| host.raft.send_snapshot(id));
+            }
+        } else {
+            let id = self.any();
+            if !self.cluster.host(id).raft.is_leader() {
+                self.cluster.with(id, crate::host::Host::lose_state);
+            }
+        }
+    }
+
     /// A restart where it hurts most: of a replica that just gave its vote to another.
     fn restart_in_election(&mut self) {
         let voted = self.cluster.hosts.values().find(|host| {
@@ -277,7 +297,12 @@ impl Walk {
                 target.learners.insert(id, node);
                 // One that was removed may come back with the disk it had; it is the same one.
                 if !self.cluster.hosts.contains_key(&id) {
-                    self.cluster.add(id, Membership::default());
+                    let first = self.cluster.judge.memberships[&Index::ZERO]
+                        .as_ref()
+                        .clone();
+                    let known = self.prng.chance(1, 2);
+                    let first = if known { first } else { Membership::default() };
+                    self.cluster.add(id, first);
                 }
             }
             _ => {
@@ -305,8 +330,14 @@ impl Walk {
             });
         }
         let mut proposed = None;
-        for _ in 0..60 {
+        for round in 0..60 {
             self.cluster.run_ticks(10, |_| true);
+            if round == 20 && self.cluster.leader().is_none() {
+                self.repair_state_by_hand();
+            }
+            if self.cluster.hosts.values().any(|host| host.state_lost) {
+                self.lose_or_send_state();
+            }
             if self.agrees(proposed) {
                 self.cluster.judge.compare_logs(self.cluster.hosts.values());
                 return;
@@ -324,8 +355,18 @@ impl Walk {
         panic!("the group does not agree after 600 quiet ticks");
     }
 
+    /// A replica without a state does not stand for election. If nobody else has its log, it is for
+    /// an operator to give it one.
+    fn repair_state_by_hand(&mut self) {
+        let lost = self.cluster.hosts.values().find(|host| host.state_lost);
+        if let Some(id) = lost.map(|host| host.id) {
+            self.cluster.crash(id, usize::MAX);
+            self.cluster.restart(id);
+        }
+    }
+
     /// Whether all members hold the same, the last proposal included.
-    fn agrees(&self, proposed: Option<kvorum_base::Index>) -> bool {
+    fn agrees(&self, proposed: Option<Index>) -> bool {
         let (Some(leader), Some(proposed)) = (self.cluster.leader(), proposed) else {
             return false;
         };
@@ -391,7 +432,7 @@ fn random_walks_hold() {
 #[test]
 fn snapshots_are_told_apart_by_every_part_of_their_name() {
     let id = SnapshotId {
-        index: kvorum_base::Index(5),
+        index: Index(5),
         term: kvorum_base::Term(2),
         sender: ReplicaId(1),
         number: 7,
