@@ -10,7 +10,7 @@
 //! | 4 | 4 | checksum | CRC32C, seeded with where the record stands; over the length, then what follows |
 //! | 8 | 1 | kind | |
 //! | 9 | 8 | group | 0 in a head |
-//! | 17 | 8 | sequence | of the group's records, from 1; 0 in a head |
+//! | 17 | 8 | sequence | of the group's records, from 1; a checkpoint repeats the last one's; 0 in a head |
 //! | 25 | - | payload | |
 //!
 //! | kind | | payload |

@@ -14,15 +14,17 @@
 //!
 //! | offset | size | field | |
 //! |---|---|---|---|
-//! | 0 | 4 | checksum | CRC32C of bytes 4 to 32, seeded with salt, use number and offset |
+//! | 0 | 4 | checksum | CRC32C of bytes 4 to 40, seeded with salt, use number and offset |
 //! | 4 | 1 | version | 1 |
 //! | 5 | 1 | sector size | its binary logarithm: 9 or 12 |
 //! | 6 | 2 | reserved | 0 |
 //! | 8 | 8 | sequence | of the batch, from 1 |
 //! | 16 | 8 | synced | the last batch that was durable when this one was written |
-//! | 24 | 4 | length | of the records, in bytes |
-//! | 28 | 4 | count | of the records |
-//! | 32 | - | records | as in `format::wal`, seeded with salt, use number, offset and position |
+//! | 24 | 4 | previous segment | where the batch before this one stands; 0 before the first |
+//! | 28 | 4 | previous offset | |
+//! | 32 | 4 | length | of the records, in bytes |
+//! | 36 | 4 | count | of the records |
+//! | 40 | - | records | as in `format::wal`, seeded with salt, use number, offset and position |
 //! | - | - | padding | 0, up to the end of the last sector |
 //!
 //! # Torn or damaged
@@ -38,9 +40,15 @@
 //! wrong is *damaged*. If its header is unreadable its length is unknown, and the first sector alone
 //! decides: there (by its stamp) and wrong is damaged.
 //!
+//! A restart writes the last batches again under the same numbers, so a number alone does not name a
+//! batch: each says where the one before it stands. Otherwise, with the second writing of batch 7 gone
+//! bad, the first one would pass as what batch 8 follows, without what the second had more.
+//!
 //! The checksums are seeded with where the bytes stand, so that a sector of an earlier use, of another
 //! place or of another node's log never passes for this one; the salt keeps clients, who choose the
 //! content, from making something that looks like a batch.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kvorum_base::crc::crc32c_from;
@@ -53,7 +61,7 @@ use crate::format::wal::{self, Placed, Record, Sink, batch_seed, seed_at};
 pub(crate) const STAMP_BYTES: usize = 8;
 
 /// The bytes of a batch's header.
-pub(crate) const BATCH_HEADER_BYTES: usize = 32;
+pub(crate) const BATCH_HEADER_BYTES: usize = 40;
 
 const VERSION: u8 = 1;
 
@@ -76,6 +84,9 @@ fn stamp(segment: SegmentId) -> [u8; STAMP_BYTES] {
     stamp[4..].copy_from_slice(&(!segment.0).to_le_bytes());
     stamp
 }
+
+/// Where a batch stands. Segment 0 is nowhere: before the first batch of a log.
+pub(crate) type Spot = (SegmentId, u32);
 
 /// Where a batch will stand, which is part of its checksums.
 #[derive(Clone, Copy, Debug)]
@@ -135,15 +146,17 @@ impl FrameWriter {
     }
 
     /// Fills in the header and pads to a whole sector.
-    pub(crate) fn finish(mut self, seq: BatchSeq, synced: BatchSeq) -> Bytes {
+    pub(crate) fn finish(mut self, seq: BatchSeq, synced: BatchSeq, previous: Spot) -> Bytes {
         let mut header = [0; BATCH_HEADER_BYTES];
         let length = (self.position - BATCH_HEADER_BYTES) as u32;
         header[4] = VERSION;
         header[5] = self.place.sector.trailing_zeros() as u8;
         header[8..16].copy_from_slice(&seq.0.to_le_bytes());
         header[16..24].copy_from_slice(&synced.0.to_le_bytes());
-        header[24..28].copy_from_slice(&length.to_le_bytes());
-        header[28..].copy_from_slice(&self.count.to_le_bytes());
+        header[24..28].copy_from_slice(&previous.0.0.to_le_bytes());
+        header[28..32].copy_from_slice(&previous.1.to_le_bytes());
+        header[32..36].copy_from_slice(&length.to_le_bytes());
+        header[36..].copy_from_slice(&self.count.to_le_bytes());
         let checksum = crc32c_from(self.seed, &header[4..]);
         header[..4].copy_from_slice(&checksum.to_le_bytes());
         // The header always lies within the first sector.
@@ -208,6 +221,8 @@ pub(crate) struct BatchHeader {
     pub(crate) seq: BatchSeq,
     /// The last batch that was durable before this one was written.
     pub(crate) synced: BatchSeq,
+    /// Where the batch before this one stands.
+    pub(crate) previous: Spot,
     /// The bytes of its records.
     pub(crate) length: usize,
     /// How many they are.
@@ -238,6 +253,10 @@ fn read_header(bytes: &[u8], place: &Place) -> Result<BatchHeader, Malformed> {
     let header = BatchHeader {
         seq: BatchSeq(reader.u64("batch sequence")?),
         synced: BatchSeq(reader.u64("synced batch")?),
+        previous: (
+            SegmentId(reader.u32("previous segment")?),
+            reader.u32("previous offset")?,
+        ),
         length: reader.u32("batch length")? as usize,
         count: reader.u32("record count")?,
         sector,
@@ -269,13 +288,47 @@ pub(crate) struct Stop {
     pub(crate) damage: Option<String>,
 }
 
+/// What headers say of older batches: also those of torn batches, since a batch is written only after
+/// the one before is durable.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Proofs {
+    /// The last batch that was durable.
+    pub(crate) synced: BatchSeq,
+    /// How far each segment was durable: the offset of its last batch that another one follows.
+    followed: BTreeMap<SegmentId, u32>,
+}
+
+impl Proofs {
+    fn note(&mut self, header: &BatchHeader) {
+        let (segment, offset) = header.previous;
+        self.synced = self.synced.max(header.synced);
+        let followed = self.followed.entry(segment).or_default();
+        *followed = offset.max(*followed);
+    }
+
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.synced = self.synced.max(more.synced);
+        for (segment, offset) in &more.followed {
+            let followed = self.followed.entry(*segment).or_default();
+            *followed = (*offset).max(*followed);
+        }
+    }
+
+    /// Whether what stood here was durable. By place and not by number, since a number can have been
+    /// used twice.
+    pub(crate) fn cover(&self, (segment, offset): Spot) -> bool {
+        self.followed
+            .get(&segment)
+            .is_some_and(|followed| offset <= *followed)
+    }
+}
+
 /// Walks the batches of one segment.
 #[derive(Debug)]
 pub(crate) struct SegmentReader<'a> {
     bytes: &'a [u8],
     place: Place,
-    /// The largest claim of what was synced, of every header seen, also those of torn batches.
-    pub(crate) claim: BatchSeq,
+    pub(crate) proofs: Proofs,
     stop: Option<Stop>,
 }
 
@@ -289,7 +342,7 @@ impl<'a> SegmentReader<'a> {
                 offset: 0,
                 sector: SECTOR_BYTES_MIN,
             },
-            claim: BatchSeq::default(),
+            proofs: Proofs::default(),
             stop: None,
         }
     }
@@ -334,7 +387,7 @@ impl<'a> SegmentReader<'a> {
         }
         let header = read_header(bytes, &self.place)
             .map_err(|malformed| (true, Some(malformed.to_string())))?;
-        self.claim = self.claim.max(header.synced);
+        self.proofs.note(&header);
         let end = at + frame_len(header.length, header.sector);
         let mut wrong = None;
         for start in (at..end).step_by(header.sector) {
@@ -380,7 +433,7 @@ impl<'a> SegmentReader<'a> {
                 ..self.place
             };
             if let Ok(header) = read_header(self.bytes, &place) {
-                self.claim = self.claim.max(header.synced);
+                self.proofs.note(&header);
             }
         }
     }

@@ -94,9 +94,13 @@ impl GroupMirror {
         self.commit
     }
 
-    /// The number that the group's next record gets.
-    pub(crate) fn next_sequence(&self) -> u64 {
-        self.sequence + 1
+    /// The number that this record gets as the group's next one. A checkpoint says nothing new and
+    /// repeats the last number: the same log can have more or fewer heads, since a restart writes one.
+    pub(crate) fn sequence_of(&self, record: &Record) -> u64 {
+        match record {
+            Record::Checkpoint(_) => self.sequence,
+            _ => self.sequence + 1,
+        }
     }
 
     /// The oldest segment that holds a live entry.
@@ -277,7 +281,7 @@ impl Mirror {
         let Some(mirror) = self.groups.get_mut(group) else {
             return Err("a record of an unknown group");
         };
-        if *sequence != mirror.next_sequence() {
+        if *sequence != mirror.sequence_of(record) {
             return Err("a record of the group is missing");
         }
         mirror.sequence = *sequence;

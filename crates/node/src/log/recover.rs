@@ -11,7 +11,7 @@
 //! the segment, unless
 //!
 //! - what stands there lacks no sector and is wrong (`frame` tells): damage;
-//! - a later header, in this segment or another, claims that this batch had been synced: damage;
+//! - a later header, in this segment or another, says that it follows a batch there: damage;
 //! - batches follow in a later segment: then that one must go on where this one stopped.
 //!
 //! # Superseding
@@ -44,7 +44,7 @@ use std::sync::Arc;
 use kvorum_base::{Bug, GroupId, Index, ReplicaId};
 use kvorum_raft::{Entry, HardState, Membership};
 
-use super::frame::{Batch, SegmentReader, Stop};
+use super::frame::{Batch, Proofs, SegmentReader, Spot, Stop};
 use super::mirror::Mirror;
 use super::{BatchSeq, LogOptions, SegmentId};
 use crate::format::wal::{Placed, Record, SnapshotRef};
@@ -118,7 +118,11 @@ pub(super) struct Resume {
     pub(super) next: BatchSeq,
     /// The number after the last batch found.
     pub(super) end: BatchSeq,
-    /// All segments that were written.
+    /// Where the batch before `next` stands.
+    pub(super) previous: Spot,
+    /// Where the batch before `end` stands.
+    pub(super) last: Spot,
+    /// All segments up to the last one that was written.
     pub(super) segments: Vec<SegmentId>,
     pub(super) next_segment: SegmentId,
 }
@@ -135,6 +139,8 @@ impl Recovered {
                 tail: Vec::new(),
                 next: BatchSeq(1),
                 end: BatchSeq(1),
+                previous: Spot::default(),
+                last: Spot::default(),
                 segments: Vec::new(),
                 next_segment: SegmentId(1),
             },
@@ -236,16 +242,18 @@ pub struct Recovery {
     held: VecDeque<(SegmentId, Batch)>,
     /// The number after the last batch of the chain; `None` before the first.
     next: Option<BatchSeq>,
-    /// The largest claim of what was synced.
-    claim: BatchSeq,
+    /// Where the last proven batch stands; before one is, what the first says of the one before it.
+    proven: Spot,
+    proofs: Proofs,
     /// Where segments stopped since the chain last went on, and the batch expected there.
     stops: Vec<(SegmentId, BatchSeq, Stop)>,
     incarnation: u64,
     last_fed: Option<SegmentId>,
-    first_fed: Option<SegmentId>,
-    /// Numbers were missing before the last segments, and no head has followed yet.
-    gap: bool,
+    /// The first segment above a gap in the numbers, if no head has followed yet.
+    gap: Option<SegmentId>,
     segments: Vec<SegmentId>,
+    /// How many of them there are up to the last one that was written.
+    written: usize,
     damage: Option<Damage>,
 }
 
@@ -254,23 +262,24 @@ impl Recovery {
     /// Of the options only the salt counts; segments of any size can be read.
     #[must_use]
     pub fn new(options: &LogOptions, started: bool) -> Self {
-        let mut recovery = Self {
+        let mut image = Image::default();
+        image.mirror.lenient = options.checkpoints_lie();
+        Self {
             options: options.clone(),
             started,
-            image: Image::default(),
+            image,
             held: VecDeque::new(),
             next: None,
-            claim: BatchSeq::default(),
+            proven: Spot::default(),
+            proofs: Proofs::default(),
             stops: Vec::new(),
             incarnation: 0,
             last_fed: None,
-            first_fed: None,
-            gap: false,
+            gap: None,
             segments: Vec::new(),
+            written: 0,
             damage: None,
-        };
-        recovery.forget();
-        recovery
+        }
     }
 
     /// Reads a segment: its whole file, of whatever length. To be called for every segment file of the
@@ -285,10 +294,9 @@ impl Recovery {
             self.last_fed
         );
         if self.last_fed.is_some_and(|last| last.next() != segment) {
-            self.gap = true;
+            self.gap = Some(segment);
         }
         self.last_fed = Some(segment);
-        self.first_fed = self.first_fed.or(Some(segment));
         let bytes = &bytes[..bytes.len().min(u32::MAX as usize)];
         let mut reader = SegmentReader::new(self.options.salt, segment, bytes);
         while let Some(batch) = reader.next_batch() {
@@ -300,35 +308,35 @@ impl Recovery {
             }
         }
         reader.search_claims();
-        self.claim = self.claim.max(reader.claim);
+        self.proofs.add(&reader.proofs);
         let stop = reader.stop();
+        self.segments.push(segment);
         if stop.offset > 0 || stop.begun {
-            self.segments.push(segment);
+            self.written = self.segments.len();
         }
         let expected = self.next.unwrap_or(BatchSeq(1));
         self.stops.push((segment, expected, stop.clone()));
     }
 
-    /// Begins anew: what was read is below a gap.
-    fn forget(&mut self) {
+    /// Begins anew above a gap in the numbers.
+    fn forget_below(&mut self, gap: SegmentId) {
         self.image = Image::default();
         self.image.mirror.lenient = self.options.checkpoints_lie();
         self.held.clear();
         self.next = None;
-        self.claim = BatchSeq::default();
-        self.stops.clear();
+        self.proofs = Proofs::default();
+        self.stops.retain(|(segment, ..)| *segment >= gap);
         self.damage = None;
-        self.gap = false;
     }
 
     /// Takes the next batch of a segment.
     fn take(&mut self, segment: SegmentId, mut batch: Batch) -> Result<(), String> {
         let seq = batch.header.seq;
-        if batch.offset == 0 && self.gap {
-            self.forget();
-        }
         check_shape(&batch)?;
-        self.claim = self.claim.max(batch.header.synced);
+        if let Some(gap) = self.gap.take() {
+            self.forget_below(gap);
+        }
+        self.proofs.synced = self.proofs.synced.max(batch.header.synced);
         self.apply_proven()?;
         if batch.offset == 0 {
             while self
@@ -341,8 +349,23 @@ impl Recovery {
             }
         }
         match self.next {
+            None if self
+                .stops
+                .iter()
+                .any(|(segment, ..)| *segment == batch.header.previous.0) =>
+            {
+                return Err(self.chain_broken(BatchSeq(seq.0 - 1), seq));
+            }
             None => self.begin(&mut batch),
-            Some(next) if next == seq => {}
+            Some(next) if next == seq => {
+                let last = self.last_spot();
+                if batch.header.previous != last {
+                    return Err(format!(
+                        "batch {seq} follows one at {:?}, and the last one read is at {last:?}",
+                        batch.header.previous
+                    ));
+                }
+            }
             Some(next) => return Err(self.chain_broken(next, seq)),
         }
         self.stops.clear();
@@ -351,9 +374,15 @@ impl Recovery {
         Ok(())
     }
 
+    /// Where the last batch of the chain stands.
+    fn last_spot(&self) -> Spot {
+        let last = self.held.back();
+        last.map_or(self.proven, |(segment, batch)| (*segment, batch.offset))
+    }
+
     fn chain_broken(&self, next: BatchSeq, found: BatchSeq) -> String {
         let mut text = format!("batch {next} was expected and batch {found} follows");
-        if let Some((segment, _, stop)) = self.stops.first() {
+        if let Some((segment, _, stop)) = self.stops.iter().find(|(_, _, stop)| stop.begun) {
             let why = stop.damage.as_deref().unwrap_or("it lacks a sector");
             text += &format!(
                 "; segment {segment} could not be read from byte {} on: {why}",
@@ -366,6 +395,7 @@ impl Recovery {
     /// The first batch of the chain: its head is the state to begin with, proven or not (had it not
     /// been durable, the segments before would not have been freed).
     fn begin(&mut self, batch: &mut Batch) {
+        self.proven = batch.header.previous;
         batch.records.retain(|placed| {
             if let Record::Checkpoint(checkpoint) = &placed.record {
                 self.image
@@ -382,8 +412,9 @@ impl Recovery {
     fn apply_proven(&mut self) -> Result<(), String> {
         while let Some((segment, batch)) = self
             .held
-            .pop_front_if(|(_, batch)| batch.header.seq <= self.claim)
+            .pop_front_if(|(_, batch)| batch.header.seq <= self.proofs.synced)
         {
+            self.proven = (segment, batch.offset);
             self.apply(segment, batch)?;
         }
         Ok(())
@@ -419,7 +450,7 @@ impl Recovery {
             segment: None,
             text,
         };
-        if self.gap {
+        if self.gap.is_some() {
             let text = "segments are missing before the last ones".to_owned();
             return Err(anywhere(text));
         }
@@ -430,6 +461,7 @@ impl Recovery {
         self.apply_proven().map_err(anywhere)?;
         let end = self.next.unwrap_or(BatchSeq(1));
         let next = self.held.front().map_or(end, |(_, batch)| batch.header.seq);
+        let (previous, last) = (self.proven, self.last_spot());
         let mirror = self.image.mirror.clone();
         let mut tail = Vec::new();
         for (segment, batch) in std::mem::take(&mut self.held) {
@@ -441,10 +473,9 @@ impl Recovery {
             self.apply(segment, batch).map_err(anywhere)?;
         }
         let cut = self.stops.iter().find(|(_, _, stop)| stop.begun);
-        let next_segment = match (self.segments.last(), self.first_fed) {
-            (Some(last), _) => last.next(),
-            (None, first) => first.unwrap_or(SegmentId(1)),
-        };
+        let first = self.segments.first().copied().unwrap_or(SegmentId(1));
+        self.segments.truncate(self.written);
+        let next_segment = self.segments.last().map_or(first, |last| last.next());
         Ok(Recovered {
             cut: cut.map(|(segment, _, stop)| Cut {
                 segment: *segment,
@@ -457,6 +488,8 @@ impl Recovery {
                 tail,
                 next,
                 end,
+                previous,
+                last,
                 segments: self.segments,
                 next_segment,
             },
@@ -480,8 +513,10 @@ impl Recovery {
             if let Some(why) = &stop.damage {
                 return Err(damage(why));
             }
-            if *expected <= self.claim {
-                return Err(damage("a later batch says that it had been synced"));
+            if self.proofs.cover((*segment, stop.offset)) {
+                return Err(damage(
+                    "a later batch says that something synced stood here",
+                ));
             }
         }
         Ok(())

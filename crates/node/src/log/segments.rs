@@ -32,7 +32,7 @@ use std::sync::Arc;
 use kvorum_base::{Bug, GroupId, Index, ReplicaId};
 use kvorum_raft::{Entry, HardState, Membership, Persist, PersistSeq};
 
-use super::frame::{self, FrameWriter, Place};
+use super::frame::{self, FrameWriter, Place, Spot};
 use super::mirror::Mirror;
 use super::recover::Recovered;
 use super::{BatchSeq, LogOptions, SegmentId};
@@ -124,6 +124,8 @@ pub struct Log {
     /// The newest snapshot of each group and the membership there, pending records included.
     covered: BTreeMap<GroupId, (Index, Arc<Membership>)>,
     next: BatchSeq,
+    /// Where the batch before the next one stands.
+    previous: Spot,
     outstanding: Option<BatchSeq>,
     /// What the outstanding batch makes durable.
     outcome: Vec<Durable>,
@@ -160,6 +162,7 @@ impl Log {
             commits: BTreeMap::new(),
             covered: BTreeMap::new(),
             next: resume.next,
+            previous: resume.previous,
             outstanding: None,
             outcome: Vec::new(),
             recovered_left: 0,
@@ -186,7 +189,7 @@ impl Log {
                 log.mirror
                     .apply(segment, &placed)
                     .expect("recovery has applied it");
-                log.next = BatchSeq(resume.end.0);
+                (log.next, log.previous) = (resume.end, resume.last);
             } else {
                 log.push(placed.group, placed.record, None);
             }
@@ -464,12 +467,13 @@ impl Log {
         while let Some(pending) = self.pending.pop_front_if(|pending| pending.len <= left) {
             left -= pending.len;
             self.pending_bytes -= pending.len;
-            self.recovered_left = self.recovered_left.saturating_sub(1);
             self.write_pending(&mut writer, current.segment, pending);
         }
-        self.write_commits(&mut writer, current.segment, left);
+        if self.pending.is_empty() {
+            self.write_commits(&mut writer, current.segment, left);
+        }
         let (seq, synced) = (self.next, BatchSeq(self.next.0 - 1));
-        let frame = writer.finish(seq, synced);
+        let frame = writer.finish(seq, synced, self.previous);
         let end = current.at as usize + frame.len();
         assert!(
             end <= self.options.segment_bytes as usize,
@@ -482,6 +486,7 @@ impl Log {
         });
         self.outstanding = Some(seq);
         self.next = BatchSeq(seq.0 + 1);
+        self.previous = (current.segment, current.at);
         effects.push(Effect::Append {
             segment: current.segment,
             offset: current.at,
@@ -524,34 +529,42 @@ impl Log {
             seq,
             ..
         } = pending;
-        match &mut record {
-            Record::Carry {
-                checkpoint,
-                entries,
-            } => {
-                let mirror = &self.mirror.groups[&group];
-                *checkpoint = mirror.checkpoint();
-                let last = entries.last().map(|entry| entry.index);
-                assert_eq!(
-                    last,
-                    Some(mirror.last()),
-                    "group {group}: the last entry that is carried"
-                );
-            }
-            Record::Reset { snapshot, .. } | Record::Snapshot { snapshot, .. } => {
-                self.outcome.push(Durable::Snapshot {
-                    group,
-                    number: snapshot.number,
-                });
-            }
-            Record::Created { .. } => self.outcome.push(Durable::Created { group }),
-            Record::Removed => self.outcome.push(Durable::Removed { group }),
-            _ => {}
+        if let Record::Carry {
+            checkpoint,
+            entries,
+        } = &mut record
+        {
+            let mirror = &self.mirror.groups[&group];
+            *checkpoint = mirror.checkpoint();
+            let last = entries.last().map(|entry| entry.index);
+            assert_eq!(
+                last,
+                Some(mirror.last()),
+                "group {group}: the last entry that is carried"
+            );
         }
-        if let Some(seq) = seq {
-            self.outcome.push(Durable::Persisted { group, seq });
+        if self.recovered_left > 0 {
+            // All of these are reported together, as the start.
+            self.recovered_left -= 1;
+        } else {
+            self.note_outcome(group, &record, seq);
         }
         self.write_record(writer, segment, group, record);
+    }
+
+    fn note_outcome(&mut self, group: GroupId, record: &Record, seq: Option<PersistSeq>) {
+        let of_record = match record {
+            Record::Reset { snapshot, .. } | Record::Snapshot { snapshot, .. } => {
+                let number = snapshot.number;
+                Some(Durable::Snapshot { group, number })
+            }
+            Record::Created { .. } => Some(Durable::Created { group }),
+            Record::Removed => Some(Durable::Removed { group }),
+            _ => None,
+        };
+        self.outcome.extend(of_record);
+        let of_group = seq.map(|seq| Durable::Persisted { group, seq });
+        self.outcome.extend(of_group);
     }
 
     /// The one place where a record gets its number, its bytes and its effect on the mirror.
@@ -563,7 +576,7 @@ impl Log {
         record: Record,
     ) {
         let known = self.mirror.groups.get(&group);
-        let sequence = known.map_or(1, |mirror| mirror.next_sequence());
+        let sequence = known.map_or(1, |mirror| mirror.sequence_of(&record));
         if let Some(append) = self.planted_carry(group, &record) {
             writer.push(group, sequence, &append, &mut self.scratch);
         } else {
@@ -593,6 +606,9 @@ impl Log {
         Some(Record::Append(old.cloned().collect()))
     }
 
+    /// Writes the commit indexes noted. Only with nothing pending: a commit index speaks of the log as
+    /// the group has it now, and where a pending append replaces entries 17 and 18, "committed up to 18"
+    /// in front of it would make the old ones applied after a crash between the two.
     fn write_commits(&mut self, writer: &mut FrameWriter, segment: SegmentId, mut left: usize) {
         while let Some((group, index)) = self.commits.pop_first() {
             let Some(mirror) = self.mirror.groups.get(&group) else {

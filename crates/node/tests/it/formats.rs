@@ -15,7 +15,7 @@ use kvorum_raft::{
 };
 
 /// How many inputs the fuzz functions get, per format.
-pub fn rounds(normal: u64) -> u64 {
+pub(crate) fn rounds(normal: u64) -> u64 {
     let more = std::env::var("KVORUM_ROUNDS").ok();
     more.map_or(normal, |text| {
         text.parse().expect("KVORUM_ROUNDS is a number")
