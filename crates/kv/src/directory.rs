@@ -126,11 +126,13 @@ impl<T: Clone> Directory<T> {
         }
     }
 
-    /// Puts in an item that is not there yet.
-    ///
-    /// # Panics
-    /// If one that the order calls equal is there.
-    pub(crate) fn insert(&mut self, at: Position, value: T, order: impl Fn(&T) -> Ordering) {
+    /// Puts in an item; false, and nothing changed, if one that the order calls equal is there.
+    pub(crate) fn insert(
+        &mut self,
+        at: Position,
+        value: T,
+        order: impl Fn(&T) -> Ordering,
+    ) -> bool {
         let mut node = Arc::make_mut(&mut self.root);
         let mut shift = u64::BITS - NODE_BITS;
         loop {
@@ -155,13 +157,13 @@ impl<T: Clone> Directory<T> {
                 Child::Bucket { depth, bucket } => {
                     let bucket = own(bucket, &mut self.copies);
                     let Err(place) = bucket.search(*depth, at, order) else {
-                        panic!("an item is put in twice at {at:?}");
+                        return false;
                     };
                     bucket.make_room();
                     let position = at;
                     bucket.items.insert(place, Item { position, value });
                     self.len += 1;
-                    return;
+                    return true;
                 }
             }
             shift -= NODE_BITS;
@@ -546,7 +548,7 @@ mod tests {
     use super::*;
 
     fn put(directory: &mut Directory<u64>, position: u64, value: u64) {
-        directory.insert(Position(position), value, |item| item.cmp(&value));
+        assert!(directory.insert(Position(position), value, |item| item.cmp(&value)));
     }
 
     /// Positions that are uniform, crowded under one prefix, or all the same.

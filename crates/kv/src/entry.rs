@@ -127,6 +127,28 @@ impl Entry {
         }
     }
 
+    /// Everything that a snapshot must carry. A new field is named here or this does not compile.
+    pub(crate) fn parts(&self) -> (&[u8], ValueRef<'_>, Option<UnixMillis>, u64) {
+        match self {
+            Self::Inline(_) => (self.key(), self.value(), self.deadline(), self.version()),
+            Self::Large(large) => {
+                let Large {
+                    key,
+                    version,
+                    deadline,
+                    value: Value::String(text),
+                    value_hash: _,
+                } = &**large;
+                (
+                    key,
+                    ValueRef::String(Text::Counted(text)),
+                    *deadline,
+                    *version,
+                )
+            }
+        }
+    }
+
     pub(crate) fn weight(&self) -> Weight {
         let (value_hash, value_bytes) = match (self, self.value()) {
             (Self::Large(large), ValueRef::String(text)) => {

@@ -227,11 +227,6 @@ impl Keyspace {
         self.keys.find(at.position, |entry| entry.compare(at.key))
     }
 
-    /// Whether the key is held, expired or not.
-    pub(crate) fn has_entry(&self, at: Located<'_>) -> bool {
-        self.entry(at).is_some()
-    }
-
     pub(crate) fn is_expired(&self, entry: &Entry) -> bool {
         entry
             .deadline()
@@ -273,7 +268,8 @@ impl Keyspace {
             Lifetime::Until(deadline) => Some(deadline),
             Lifetime::Endless | Lifetime::AsBefore => None,
         };
-        self.put_new(at, Entry::new(at.key, fresh, deadline, version));
+        let is_new = self.put_new(at, Entry::new(at.key, fresh, deadline, version));
+        assert!(is_new, "a key at {:?} is put in twice", at.position);
     }
 
     /// Changes the string of a key that is there, and leaves its deadline.
@@ -337,13 +333,18 @@ impl Keyspace {
         std::mem::take(&mut self.garbage)
     }
 
-    pub(crate) fn put_new(&mut self, at: Located<'_>, entry: Entry) {
+    /// Puts in a key that is not there; false, and nothing done, if it is.
+    pub(crate) fn put_new(&mut self, at: Located<'_>, entry: Entry) -> bool {
+        let (weight, deadline) = (entry.weight(), entry.deadline());
+        let order = |other: &Entry| other.compare(at.key);
+        if !self.keys.insert(at.position, entry, order) {
+            return false;
+        }
         let slot = at.position.slot();
-        self.deadlines.change(at.position, None, entry.deadline());
-        self.weigh(slot, Weight::default(), entry.weight());
+        self.deadlines.change(at.position, None, deadline);
+        self.weigh(slot, Weight::default(), weight);
         self.slots.get_mut(slot).keys += 1;
-        self.keys
-            .insert(at.position, entry, |other| other.compare(at.key));
+        true
     }
 
     fn change<R>(&mut self, at: Located<'_>, change: impl FnOnce(&mut Entry) -> R) -> R {

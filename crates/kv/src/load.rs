@@ -159,9 +159,6 @@ impl Loader {
         if !fits {
             return refuse(format!("a key in slot {}", slot.slot));
         }
-        if self.keyspace.has_entry(at) {
-            return refuse(format!("a key twice in slot {}", slot.slot));
-        }
         let entry = match text {
             Text::Inline(bytes) => Entry::new(key, Fresh::Text(bytes), deadline, version),
             Text::Counted(bytes) => {
@@ -169,8 +166,11 @@ impl Loader {
                 Entry::new(key, Fresh::Value(&value), deadline, version)
             }
         };
-        self.keyspace.put_new(at, entry);
-        Ok(())
+        if self.keyspace.put_new(at, entry) {
+            Ok(())
+        } else {
+            refuse(format!("a key twice in slot {}", slot.slot))
+        }
     }
 
     fn open_slot(&self) -> Result<SlotItem, LoadError> {

@@ -115,8 +115,9 @@ impl Keyspace {
         self.weigh_row(slot, Weight::default(), row.weight(slot));
         self.slots.get_mut(slot).rows += 1;
         self.row_ends.insert((end, at, session));
-        self.rows
-            .insert(at, Arc::new(row), |other| other.session.cmp(&session));
+        let order = |other: &Arc<SessionRow>| other.session.cmp(&session);
+        let is_new = self.rows.insert(at, Arc::new(row), order);
+        assert!(is_new, "session {session} has a row in slot {slot} already");
     }
 
     /// Forgets rows of sessions that ended, at most so many; says how many.

@@ -206,12 +206,22 @@ fn apply_once(keyspace: &mut Keyspace, args: Args<'_>, replies: &mut Replies<'_>
                 inner_args,
                 &mut Replies::stored(&mut stored),
             );
-            let stored = Bytes::from(stored);
+            let stored = kept(stored);
             keyspace.record(once, stored.clone());
             replay(&stored, replies);
         }
         Err(NotRun::Answered(reply)) => replay(&reply, replies),
         Err(not_run) => refuse(&not_run, once, keyspace.clock(), replies),
+    }
+}
+
+/// A reply to be kept, without spare room; the commonest one takes none at all.
+fn kept(stored: Vec<u8>) -> Bytes {
+    const OK: &[u8] = b"+OK\r\n";
+    if stored == OK {
+        Bytes::from_static(OK)
+    } else {
+        Bytes::from(stored.into_boxed_slice())
     }
 }
 

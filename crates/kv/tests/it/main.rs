@@ -2,4 +2,9 @@
 
 mod support;
 
+mod determinism;
+mod loading;
+mod model;
+#[cfg(feature = "planted")]
+mod planted;
 mod scripts;

@@ -3,14 +3,16 @@
 //! - `clock <ms>` advances the logged clock, `since <ms>` says how long ago it was logged;
 //! - `remove <n>` removes what is expired, at most so many;
 //! - `reload` replaces the keyspace by one loaded from a view of it;
-//! - `$name=` before a request keeps its reply, and `$name` in a request is replaced by it.
+//! - `encode <request>` shows the bytes that go through the log, and checks that keys are found in them;
+//! - `keep <name> <request>` keeps the reply, and `$name` in a request is replaced by it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kvorum_base::UnixMillis;
 use kvorum_base::script::{Command, Runner, run_folder};
-use kvorum_kv::{Keyspace, Loader};
+use kvorum_kv::command::table;
+use kvorum_kv::{Keyspace, Loader, Refusal, Run, find, keys_of, keys_of_encoded, resolve};
 use kvorum_resp::ArgsBuf;
 
 use crate::support::{SECRET, keyspace_at, request};
@@ -43,6 +45,7 @@ impl Runner for Script {
                 self.reload()?;
                 Ok(String::new())
             }
+            "encode" => encode(&words(&command.args[0], &command.args[1..])),
             "keep" => {
                 let reply = self.request(&command.args[1], &command.args[2..]);
                 self.kept
@@ -56,14 +59,11 @@ impl Runner for Script {
 
 impl Script {
     fn request(&mut self, name: &str, args: &[String]) -> String {
-        let mut buf = ArgsBuf::new();
-        for word in std::iter::once(name).chain(args.iter().map(String::as_str)) {
-            let word = self.kept.get(word).map_or(word, String::as_str);
-            // A character of a script stands for one byte.
-            let bytes: Vec<u8> = word.chars().map(|c| c as u32 as u8).collect();
-            buf.push(&bytes);
-        }
-        let reply = request(&mut self.keyspace, &buf);
+        let args: Vec<String> = args
+            .iter()
+            .map(|word| self.kept.get(word).unwrap_or(word).clone())
+            .collect();
+        let reply = request(&mut self.keyspace, &words(name, &args));
         self.keyspace.check();
         show(&reply)
     }
@@ -82,6 +82,26 @@ impl Script {
         self.keyspace = loaded;
         Ok(())
     }
+}
+
+/// A request. A character of a script stands for one byte.
+fn words(name: &str, args: &[String]) -> ArgsBuf {
+    std::iter::once(name)
+        .chain(args.iter().map(String::as_str))
+        .map(|word| word.chars().map(|c| c as u32 as u8).collect::<Vec<u8>>())
+        .collect()
+}
+
+fn encode(request: &ArgsBuf) -> Result<String, String> {
+    let text = |refusal: Refusal| String::from_utf8_lossy(refusal.text()).into_owned();
+    let args = request.as_args();
+    let spec = find(args).map_err(text)?;
+    let mut encoded = Vec::new();
+    resolve(spec, args, &mut encoded).map_err(text)?;
+    let asked: Vec<_> = keys_of(spec, args).map(<[u8]>::to_vec).collect();
+    let logged = keys_of_encoded(&encoded);
+    assert_eq!(asked, logged, "keys of {request:?}");
+    Ok(encoded.escape_ascii().to_string())
 }
 
 /// A stored reply as people read it: one line for an element, two spaces for each level.
@@ -148,4 +168,66 @@ fn run(name: &str) {
 #[test]
 fn strings() {
     run("strings");
+}
+
+#[test]
+fn keys() {
+    run("keys");
+}
+
+#[test]
+fn expiry() {
+    run("expiry");
+}
+
+#[test]
+fn versions() {
+    run("versions");
+}
+
+#[test]
+fn sessions() {
+    run("sessions");
+}
+
+#[test]
+fn scan() {
+    run("scan");
+}
+
+#[test]
+fn command() {
+    run("command");
+}
+
+#[test]
+fn encoding() {
+    run("encoding");
+}
+
+/// A command that nobody wrote a script for is one whose replies nobody looked at.
+#[test]
+fn every_command_has_a_script() {
+    let mut scripts = String::new();
+    for name in [
+        "strings", "keys", "expiry", "versions", "sessions", "scan", "command",
+    ] {
+        for entry in std::fs::read_dir(folder(name)).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            scripts += &std::fs::read_to_string(path)
+                .expect("a script")
+                .to_lowercase();
+        }
+    }
+    for spec in table::all().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands)) {
+        let words = spec.name.replace('|', " ");
+        let is_run = scripts
+            .lines()
+            .any(|line| line == words || line.starts_with(&format!("{words} ")))
+            || scripts.contains(&format!("keep s {words}"));
+        assert!(
+            is_run || matches!(spec.run, Run::Node(_)),
+            "no script runs '{words}'"
+        );
+    }
 }

@@ -1,0 +1,157 @@
+//! Measures what the keyspace costs: bytes a key, time a command, time of views. Run it with
+//! `cargo run --release --example measure -p kvorum-kv`; figures of different hours do not compare.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use kvorum_base::{Prng, UnixMillis};
+use kvorum_kv::{Command, Keyspace, Loader, find, read, resolve};
+use kvorum_resp::{ArgsBuf, OutBuf, Replies, Version};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const KEYS: u64 = 1_000_000;
+const SECRET: [u8; 16] = *b"0123456789abcdef";
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key:{number:012}").into_bytes()
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("proc is mounted");
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .expect("a number of pages");
+    pages * 4096
+}
+
+/// Runs something so many times on random keys; prints nanoseconds for one.
+fn time(what: &str, times: u64, mut run: impl FnMut(u64)) {
+    let mut prng = Prng::new(7);
+    let start = Instant::now();
+    for _ in 0..times {
+        run(prng.below(KEYS));
+    }
+    let nanos = start.elapsed().as_nanos() as f64 / times as f64;
+    println!("{what:<40} {nanos:8.0} ns");
+}
+
+fn request(words: &[&[u8]]) -> ArgsBuf {
+    words.iter().collect()
+}
+
+fn encoded(words: &[&[u8]]) -> Vec<u8> {
+    let args = request(words);
+    let mut out = Vec::new();
+    let spec = find(args.as_args()).expect("a command");
+    resolve(spec, args.as_args(), &mut out).expect("a right one");
+    out
+}
+
+fn apply(keyspace: &mut Keyspace, command: &[u8]) {
+    Command::decode(command).apply(keyspace, &mut Replies::nobody());
+}
+
+fn main() {
+    let value = [b'v'; 100];
+    let mut keyspace = Keyspace::new(SECRET);
+    keyspace.advance_clock(UnixMillis(1_700_000_000_000));
+    let mut order: Vec<u32> = (0..KEYS as u32).collect();
+    Prng::new(1).shuffle(&mut order);
+    let before = resident_bytes();
+    let start = Instant::now();
+    let mut command = Vec::new();
+    for number in order {
+        command.clear();
+        command.extend(encoded(&[b"SET", &key(u64::from(number)), &value]));
+        apply(&mut keyspace, &command);
+    }
+    let used = resident_bytes() - before;
+    println!(
+        "filled in {:.2} s; {} bytes a key of 16 + 100",
+        start.elapsed().as_secs_f64(),
+        used / KEYS
+    );
+    time("make a key's name (to subtract)", 1_000_000, |number| {
+        black_box(key(number));
+    });
+    time("get", 2_000_000, |number| {
+        black_box(keyspace.get(&key(number)).is_some());
+    });
+    let mut out = OutBuf::new();
+    time("GET from request to reply", 2_000_000, |number| {
+        let args = request(&[b"GET", &key(number)]);
+        let spec = find(args.as_args()).expect("a command");
+        let mut replies = Replies::client(&mut out, Version::Resp2);
+        read(spec, args.as_args(), &keyspace, &mut replies);
+        let len = out.len();
+        out.advance(len);
+    });
+    time(
+        "request and encode a SET (to subtract)",
+        1_000_000,
+        |number| {
+            black_box(encoded(&[b"SET", &key(number), &value]));
+        },
+    );
+    time("SET, value of the same length", 1_000_000, |number| {
+        apply(&mut keyspace, &encoded(&[b"SET", &key(number), &value]));
+    });
+    time("SET, value of another length", 1_000_000, |number| {
+        let len = 90 + number as usize % 10;
+        apply(
+            &mut keyspace,
+            &encoded(&[b"SET", &key(number), &value[..len]]),
+        );
+    });
+    views(&mut keyspace, &value);
+}
+
+fn views(keyspace: &mut Keyspace, value: &[u8]) {
+    let start = Instant::now();
+    let mut view = keyspace.view();
+    println!(
+        "{:<40} {:8.1} us",
+        "view",
+        start.elapsed().as_nanos() as f64 / 1e3
+    );
+    let (mut worst, mut total, before) = (0, 0, keyspace.bucket_copies());
+    let mut prng = Prng::new(9);
+    let writes = 100_000;
+    for _ in 0..writes {
+        let command = encoded(&[b"SET", &key(prng.below(KEYS)), value]);
+        let start = Instant::now();
+        apply(keyspace, &command);
+        let nanos = start.elapsed().as_nanos();
+        worst = worst.max(nanos);
+        total += nanos;
+    }
+    println!(
+        "{:<40} {:8.0} ns, worst {} us, {} buckets copied",
+        "SET under a view, mean",
+        total as f64 / f64::from(writes),
+        worst / 1000,
+        keyspace.bucket_copies() - before,
+    );
+    let start = Instant::now();
+    let mut loader = Loader::new(SECRET);
+    while let Some(item) = view.next_item() {
+        loader.load(item).expect("an item of a view");
+    }
+    let loaded = loader.finish().expect("a whole view");
+    println!(
+        "{:<40} {:8.0} ns a key",
+        "walk a view and load it",
+        start.elapsed().as_nanos() as f64 / loaded.len() as f64
+    );
+    let start = Instant::now();
+    black_box(keyspace.state_hash());
+    println!(
+        "{:<40} {:8.1} us",
+        "state hash",
+        start.elapsed().as_nanos() as f64 / 1e3
+    );
+}
