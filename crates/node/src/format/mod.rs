@@ -15,6 +15,7 @@
 //! readers cannot follow gets a new version, and a new writer goes on writing the old one until
 //! every reader of the group has been replaced.
 
+pub mod chunk;
 pub mod entry;
 pub mod manifest;
 pub mod membership;

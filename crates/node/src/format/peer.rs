@@ -20,6 +20,8 @@
 //! | 2 | lost | - |
 //! | 3 | gone | group, replica |
 //! | 4 | hash | group, replica, index, hash 8 |
+//! | 5 | state wanted | group, replica |
+//! | 6 | diverged | group, replica, index |
 //!
 //! | body kind | | |
 //! |---|---|---|
@@ -108,6 +110,22 @@ pub enum PeerMessage {
         /// The hash.
         hash: u64,
     },
+    /// A replica has its log and lost its state: it asks its primary for a snapshot.
+    StateWanted {
+        /// The group.
+        group: GroupId,
+        /// The replica that asks.
+        replica: ReplicaId,
+    },
+    /// The state of a replica is not that of the majority: it has to drop it.
+    Diverged {
+        /// The group.
+        group: GroupId,
+        /// The replica that is wrong.
+        replica: ReplicaId,
+        /// The checkpoint entry at which it was found.
+        index: Index,
+    },
 }
 
 /// Makes a frame, as consecutive pieces, length prefix included. The bytes of entries and snapshot
@@ -166,6 +184,18 @@ fn put_message(head: &mut Vec<u8>, body: &mut Vec<Bytes>, message: &PeerMessage)
             head.push(4);
             put_numbers(head, &[group.0, replica.0, index.0]);
             head.extend_from_slice(&hash.to_le_bytes());
+        }
+        PeerMessage::StateWanted { group, replica } => {
+            head.push(5);
+            put_numbers(head, &[group.0, replica.0]);
+        }
+        PeerMessage::Diverged {
+            group,
+            replica,
+            index,
+        } => {
+            head.push(6);
+            put_numbers(head, &[group.0, replica.0, index.0]);
         }
     }
 }
@@ -349,6 +379,15 @@ fn read_message(head: &mut Reader<'_>, body: &mut FrameBody<'_>) -> Result<PeerM
             replica: ReplicaId(head.varint("replica")?),
             index: index(head)?,
             hash: head.u64("hash")?,
+        },
+        5 => PeerMessage::StateWanted {
+            group: GroupId(head.varint("group")?),
+            replica: ReplicaId(head.varint("replica")?),
+        },
+        6 => PeerMessage::Diverged {
+            group: GroupId(head.varint("group")?),
+            replica: ReplicaId(head.varint("replica")?),
+            index: index(head)?,
         },
         _ => return Err(head.malformed("message kind")),
     })

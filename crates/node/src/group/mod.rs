@@ -1,4 +1,362 @@
 //! One group on one node: consensus, keyspace, and the single place where an entry becomes a
 //! command.
+//!
+//! - [`batch`]: writes on their way into the log;
+//! - [`reads`]: reads on their way to a linearizable answer;
+//! - [`propose`]: what a primary appends, and when;
+//! - [`apply`]: what every replica does with a committed entry;
+//! - [`checkpoint`]: whether the replicas agree;
+//! - [`snapshot`]: storing, sending and installing whole states;
+//! - [`waits`]: how far a connection's writes have got.
+//!
+//! Everything a group decides, it decides at the end of a turn: events only change consensus or
+//! gather requests.
 
+pub(crate) mod apply;
+pub(crate) mod batch;
+pub(crate) mod checkpoint;
+mod propose;
+pub(crate) mod reads;
 pub mod snapshot;
+pub(crate) mod waits;
+
+use kvorum_base::{Bug, GroupId, NodeId, ReplicaId, Term};
+use kvorum_raft::{self as raft, Persist, Raft, RoleName};
+
+use crate::clients::waiting::Held;
+use crate::effect::{Effect, Level};
+use crate::shared::Shared;
+use crate::status::{FollowerStatus, GroupStatus};
+
+use apply::State;
+use batch::{Batches, ReplyTo};
+use checkpoint::Checkpoints;
+use reads::Reads;
+use snapshot::Snapshots;
+use waits::Wait;
+
+/// A replica of one group.
+///
+/// Invariants: `state` is absent exactly while the replica waits for a snapshot, and then it neither
+/// campaigns nor leads; its applied index is the one that consensus was told.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) replica: ReplicaId,
+    /// The first and the last slot.
+    pub(crate) slots: (u16, u16),
+    pub(crate) raft: Raft,
+    pub(crate) state: Option<State>,
+    pub(crate) batches: Batches,
+    pub(crate) reads: Reads,
+    pub(crate) waits: Vec<Wait>,
+    checkpoints: Checkpoints,
+    snapshots: Snapshots,
+    /// The last node heard to lead, for redirects; never used for a decision.
+    pub(crate) primary_hint: Option<NodeId>,
+    next_checkpoint_tick: u64,
+    /// This node's wall clock is near the median.
+    clock_fit: bool,
+    /// The node is ending.
+    retired: bool,
+    /// Nothing was applied since the last checkpoint.
+    unchanged: bool,
+    /// When a snapshot was last asked of the primary.
+    state_wanted_tick: Option<u64>,
+    /// At least the bytes of the entries in memory; counted anew when it is too much.
+    cached_bytes: u64,
+    /// Reused between turns.
+    raft_effects: Vec<raft::Effect>,
+}
+
+impl Group {
+    pub(crate) fn new(id: GroupId, slots: (u16, u16), raft: Raft, state: Option<State>) -> Self {
+        Self {
+            id,
+            replica: raft.id(),
+            slots,
+            raft,
+            state,
+            batches: Batches::new(),
+            reads: Reads::default(),
+            waits: Vec::new(),
+            checkpoints: Checkpoints::default(),
+            snapshots: Snapshots::default(),
+            primary_hint: None,
+            next_checkpoint_tick: 0,
+            clock_fit: true,
+            retired: false,
+            unchanged: true,
+            state_wanted_tick: None,
+            raft_effects: Vec::new(),
+            cached_bytes: 0,
+        }
+    }
+
+    /// Whether this replica leads and can serve.
+    pub(crate) fn leading(&self) -> bool {
+        self.raft.is_leader() && self.state.is_some()
+    }
+
+    /// The node of the leader of the present term, if known.
+    pub(crate) fn primary(&self) -> Option<NodeId> {
+        let leader = self.raft.leader()?;
+        self.raft.membership().nodes.get(&leader).copied()
+    }
+
+    /// Whether this node's wall clock is near enough to the median to lead by it.
+    pub(crate) fn set_clock_fit(&mut self, fit: bool) {
+        if self.clock_fit == fit {
+            return;
+        }
+        self.clock_fit = fit;
+        self.update_can_campaign();
+        if !fit {
+            self.hand_over();
+        }
+    }
+
+    /// The node is ending: leads no more.
+    pub(crate) fn retire(&mut self) {
+        self.retired = true;
+        self.update_can_campaign();
+        self.hand_over();
+    }
+
+    /// Gives the leadership to whoever holds most, if this replica has it and somebody can take it.
+    pub(crate) fn hand_over(&mut self) {
+        // A refusal means that it does not lead or is alone: nothing to hand over, or nobody to.
+        let _ = self.raft.transfer(None);
+    }
+
+    pub(super) fn update_can_campaign(&mut self) {
+        self.raft
+            .set_can_campaign(self.state.is_some() && self.clock_fit && !self.retired);
+    }
+
+    pub(crate) fn tick(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
+        self.raft.tick();
+        self.refuse_overdue(shared);
+        self.propose_clock(shared);
+        self.propose_checkpoint(shared);
+        self.propose_level(shared);
+        self.maybe_ask_for_state(shared);
+        self.maybe_store_snapshot(shared, effects);
+    }
+
+    /// Brings what came in this turn as far as it goes without new events.
+    pub(crate) fn end_of_turn(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
+        loop {
+            self.propose_due(shared);
+            self.ask_for_reads(shared);
+            let moved = self.drain_raft(shared, effects);
+            let applied = self.apply_committed(shared);
+            if !moved && !applied {
+                break;
+            }
+        }
+        self.run_reads(shared);
+        self.answer_waits(shared);
+    }
+
+    /// Carries out what consensus asks for; says whether there was anything.
+    fn drain_raft(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) -> bool {
+        let mut raft_effects = std::mem::take(&mut self.raft_effects);
+        self.raft.effects(&mut raft_effects);
+        let any = !raft_effects.is_empty();
+        for effect in raft_effects.drain(..) {
+            self.carry_out(effect, shared, effects);
+        }
+        self.raft_effects = raft_effects;
+        any
+    }
+
+    fn carry_out(&mut self, effect: raft::Effect, shared: &mut Shared, effects: &mut Vec<Effect>) {
+        match effect {
+            raft::Effect::Persist { seq, what } => self.persist(seq, what, shared),
+            raft::Effect::Send { to, message } => {
+                if let Some(node) = self.raft.membership().nodes.get(&to) {
+                    shared.peers.send(*node, self.id, self.replica, to, message);
+                }
+            }
+            raft::Effect::ReadConfirmed { number, index } => self.reads.confirmed(number, index),
+            raft::Effect::ReadsVoid => self.void_reads(shared),
+            raft::Effect::RoleChanged {
+                term,
+                leader,
+                leading,
+            } => {
+                self.role_changed(term, leader, leading, shared);
+            }
+            raft::Effect::SnapshotWanted { to } => self.begin_sending(to, shared),
+            raft::Effect::ChunkWanted { to, snapshot, seq } => self.send_chunk(to, snapshot, seq),
+            raft::Effect::SnapshotDone { to, snapshot } => self.snapshots.sent(to, snapshot),
+            raft::Effect::StageChunk {
+                snapshot,
+                seq,
+                last,
+                data,
+                ..
+            } => {
+                self.stage(snapshot, seq, last, &data, shared, effects);
+            }
+        }
+    }
+
+    fn persist(&mut self, seq: raft::PersistSeq, what: Persist, shared: &mut Shared) {
+        let covering = match &what {
+            Persist::Reset { .. } => self.snapshots.take_installing(),
+            Persist::HardState(_) => 0,
+            Persist::Append(entries) => {
+                let bytes = entries
+                    .iter()
+                    .map(|entry| entry.data.len() as u64)
+                    .sum::<u64>();
+                self.cached_bytes += bytes;
+                0
+            }
+        };
+        shared.log.record(self.id, seq, what, covering);
+    }
+
+    fn role_changed(
+        &mut self,
+        term: Term,
+        leader: Option<ReplicaId>,
+        leading: bool,
+        shared: &mut Shared,
+    ) {
+        let node = leader.and_then(|replica| self.raft.membership().nodes.get(&replica).copied());
+        if node.is_some() {
+            self.primary_hint = node;
+        }
+        if leading {
+            shared.counters.elected += 1;
+            self.checkpoints.clear();
+            self.next_checkpoint_tick = shared.now_tick + shared.config.checkpoint_ticks;
+        }
+        if !leading && shared.config.planted.has(Bug::DeposedRedirects) {
+            let pending = self.batches.take_all_pending();
+            self.refuse(&pending, shared);
+        }
+        let text = match node {
+            Some(node) if leading => format!("leads in term {term} on node {node}"),
+            Some(node) => format!("follows node {node} in term {term}"),
+            None => format!("has no primary in term {term}"),
+        };
+        shared.note(Level::Info, Some(self.id), text);
+        shared.roles_changed = true;
+    }
+
+    /// Asks for a number for the gathered reads, if it is time.
+    fn ask_for_reads(&mut self, shared: &mut Shared) {
+        if !self.reads.round_due(shared.now_tick) {
+            return;
+        }
+        match self.leading().then(|| self.raft.read()) {
+            Some(Ok(number)) => self.reads.asked(number),
+            Some(Err(_)) | None => self.void_reads(shared),
+        }
+    }
+
+    /// Reads that cannot be confirmed here go back to the door: they changed nothing.
+    fn void_reads(&mut self, shared: &mut Shared) {
+        self.reads.void(|reply_to, spec, args, since_tick| {
+            let held = Held::new(reply_to.conn, reply_to.seq, spec, args, since_tick);
+            shared.waiting.hold(held, &mut shared.table);
+            shared.roles_changed = true;
+        });
+    }
+
+    fn run_reads(&mut self, shared: &mut Shared) {
+        let Some(state) = &self.state else { return };
+        self.reads.run_ready(state.applied, |reply_to, spec, args| {
+            shared.table.reply(reply_to.conn, reply_to.seq, |replies| {
+                state.read(spec, args, replies)
+            });
+        });
+    }
+
+    /// Answers what has waited too long: a write that was proposed may have happened, a read has not.
+    fn refuse_overdue(&mut self, shared: &mut Shared) {
+        let Some(tick) = shared.now_tick.checked_sub(shared.config.deadline_ticks) else {
+            return;
+        };
+        let unknown = self.batches.take_overdue(tick);
+        self.answer_unknown(&unknown, shared);
+        for read in self.reads.take_overdue(tick) {
+            answer_unread(read, shared);
+        }
+        if !self.leading() && self.batches.open_since().is_some_and(|since| since <= tick) {
+            self.refuse_unproposed(shared);
+        }
+    }
+
+    /// Tells these clients that nobody knows whether their writes happened.
+    pub(crate) fn answer_unknown(&self, waiting: &[ReplyTo], shared: &mut Shared) {
+        for write in waiting {
+            if write.is_read {
+                answer_unread(*write, shared);
+                continue;
+            }
+            shared.counters.unknown += 1;
+            shared.table.reply(write.conn, write.seq, |replies| {
+                replies.error(
+                    "UNKNOWN the write was sent to the replicas and not confirmed in time; it may \
+                     or may not have happened, now or later",
+                );
+            });
+        }
+    }
+
+    pub(crate) fn status(&self) -> GroupStatus {
+        let raft = self.raft.status();
+        let keyspace = self.state.as_ref().map(|state| &state.keyspace);
+        let nodes = &self.raft.membership().nodes;
+        let followers = raft.peers.iter().map(|peer| FollowerStatus {
+            replica: peer.id,
+            node: nodes.get(&peer.id).copied().unwrap_or_default(),
+            matched: peer.matched.get(),
+            silent_ticks: peer.silent_ticks,
+        });
+        GroupStatus {
+            group: self.id,
+            replica: self.replica,
+            role: if self.state.is_none() {
+                "waiting"
+            } else {
+                role_text(raft.role)
+            },
+            leading: self.leading(),
+            primary: self.primary(),
+            slots: self.slots,
+            term: self.raft.term().get(),
+            commit: self.raft.commit().get(),
+            applied: self.state.as_ref().map_or(0, |state| state.applied.get()),
+            last: self.raft.last_index().get(),
+            keys: keyspace.map_or(0, |keyspace| keyspace.len()),
+            expiring_keys: keyspace.map_or(0, |keyspace| keyspace.expiring_len()),
+            logical_bytes: keyspace.map_or(0, |keyspace| keyspace.logical_bytes()),
+            state_hash: keyspace.map_or(0, |keyspace| keyspace.state_hash()),
+            clock_ms: keyspace.map_or(0, |keyspace| keyspace.clock().get()),
+            snapshot_running: self.snapshots.is_storing(),
+            snapshot_index: self.snapshots.stored_index().get(),
+            followers: followers.collect(),
+        }
+    }
+}
+
+/// Tells a client that its read was not run.
+fn answer_unread(read: ReplyTo, shared: &mut Shared) {
+    shared.table.reply(read.conn, read.seq, |replies| {
+        replies.error("CLUSTERDOWN no majority of this shard answers; nothing was read");
+    });
+}
+
+fn role_text(role: RoleName) -> &'static str {
+    match role {
+        RoleName::Follower => "follower",
+        RoleName::PreCandidate | RoleName::Candidate => "candidate",
+        RoleName::Leader => "leader",
+    }
+}

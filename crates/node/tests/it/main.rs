@@ -1,4 +1,5 @@
 //! What the crate promises, tried from outside.
 
 mod formats;
+mod host;
 mod wal;

@@ -1,0 +1,245 @@
+//! The face of a Redis Cluster: what CLUSTER answers, and where redirects point.
+//!
+//! Cluster-aware clients ask any node for the map, then talk to each slot's primary. A node is
+//! announced as a primary only: clients cannot understand one address in two roles, and every node
+//! here is primary of some shards and replica of others.
+//!
+//! Who is primary is soft state: the highest term heard of wins, and nothing is ever decided by it.
+//! A wrong answer costs the client one redirect.
+
+use kvorum_base::slot::{SLOT_COUNT, slot_of};
+use kvorum_base::{ClusterId, GroupId, NodeId, Slot};
+use kvorum_kv::NodeCommand;
+use kvorum_resp::number::parse_integer;
+use kvorum_resp::{Args, Replies};
+
+use crate::config::{Config, Member};
+
+/// Said for a shard whose primary nobody knows. Nothing was proposed.
+pub(crate) const NO_PRIMARY: &str = "CLUSTERDOWN The cluster is down";
+
+/// Where a command for this slot should go; it certainly did not happen here.
+pub(crate) fn redirect(config: &Config, slot: Slot, primary: Option<NodeId>) -> String {
+    match primary.and_then(|node| config.members.get(&node)) {
+        Some(member) => format!("MOVED {slot} {}:{}", member.host, member.port),
+        None => NO_PRIMARY.to_owned(),
+    }
+}
+
+/// What the face says of one shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ShardFacts {
+    pub(crate) group: GroupId,
+    /// First and last slot.
+    pub(crate) slots: (u16, u16),
+    /// The last node that was heard to be its primary.
+    pub(crate) primary: Option<NodeId>,
+    /// Whether that is so now, as far as known.
+    pub(crate) primary_known: bool,
+    pub(crate) applied: u64,
+    pub(crate) term: u64,
+}
+
+/// What the face is made of.
+pub(crate) struct Facts<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) shards: &'a [ShardFacts],
+    /// Counts the keys of a slot that this node is primary of.
+    pub(crate) keys_in_slot: &'a dyn Fn(Slot) -> u64,
+}
+
+/// A node's name as Redis writes it: 40 hexadecimal digits.
+pub(crate) fn node_name(cluster: ClusterId, node: NodeId) -> String {
+    format!("{:016x}{:024x}", cluster.get(), node.get())
+}
+
+/// A shard's name in the same form.
+fn shard_name(cluster: ClusterId, group: GroupId) -> String {
+    format!("{:016x}ffff{:020x}", cluster.get(), group.get())
+}
+
+/// Answers a CLUSTER command that says how the cluster is.
+pub(crate) fn cluster(
+    facts: &Facts<'_>,
+    command: NodeCommand,
+    args: Args<'_>,
+    replies: &mut Replies<'_>,
+) {
+    match command {
+        NodeCommand::ClusterSlots => slots(facts, replies),
+        NodeCommand::ClusterShards => shards(facts, replies),
+        NodeCommand::ClusterNodes => replies.verbatim("txt", &nodes(facts)),
+        NodeCommand::ClusterInfo => replies.verbatim("txt", &info(facts)),
+        NodeCommand::ClusterMyid => replies.bulk(my_name(facts).as_bytes()),
+        NodeCommand::ClusterMyshardid => my_shard(facts, replies),
+        NodeCommand::ClusterKeyslot => replies.integer(i64::from(slot_of(args.get(2)).get())),
+        NodeCommand::ClusterCountkeysinslot => match slot_number(args.get(2)) {
+            Some(slot) => {
+                let count = (facts.keys_in_slot)(slot);
+                replies.integer(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+            None => replies.error("ERR Invalid or out of range slot"),
+        },
+        // Replicas are not announced, and links are not made of Redis's bus.
+        NodeCommand::ClusterReplicas | NodeCommand::ClusterLinks => replies.array(0),
+        other => unreachable!("{other:?} is not of the cluster's face"),
+    }
+}
+
+fn slot_number(text: &[u8]) -> Option<Slot> {
+    let number = parse_integer(text)?;
+    u16::try_from(number)
+        .ok()
+        .filter(|slot| *slot < SLOT_COUNT)
+        .map(Slot)
+}
+
+fn my_name(facts: &Facts<'_>) -> String {
+    node_name(facts.config.cluster, facts.config.node)
+}
+
+/// The node to name for a shard: its primary, or one of its members where none is known, which will
+/// know more by the time it is asked.
+fn shard_node<'a>(facts: &'a Facts<'_>, shard: &ShardFacts) -> Option<(NodeId, &'a Member)> {
+    let node = shard.primary.unwrap_or(facts.config.node);
+    Some((node, facts.config.members.get(&node)?))
+}
+
+/// CLUSTER SLOTS: ranges with the address and name of who serves them.
+fn slots(facts: &Facts<'_>, replies: &mut Replies<'_>) {
+    let shards: Vec<_> = facts
+        .shards
+        .iter()
+        .filter_map(|shard| Some((shard.slots, shard_node(facts, shard)?)))
+        .collect();
+    replies.array(shards.len());
+    for ((first, last), (node, member)) in shards {
+        replies.array(3);
+        replies.integer(i64::from(first));
+        replies.integer(i64::from(last));
+        replies.array(4);
+        replies.bulk(member.host.as_bytes());
+        replies.integer(i64::from(member.port));
+        replies.bulk(node_name(facts.config.cluster, node).as_bytes());
+        replies.array(0);
+    }
+}
+
+/// CLUSTER SHARDS: the same by shard, with roles and health.
+fn shards(facts: &Facts<'_>, replies: &mut Replies<'_>) {
+    replies.array(facts.shards.len());
+    for shard in facts.shards {
+        replies.map(2);
+        replies.bulk(b"slots");
+        replies.array(2);
+        replies.integer(i64::from(shard.slots.0));
+        replies.integer(i64::from(shard.slots.1));
+        replies.bulk(b"nodes");
+        let node = shard_node(facts, shard);
+        replies.array(usize::from(node.is_some()));
+        let Some((node, member)) = node else { continue };
+        replies.map(7);
+        replies.bulk(b"id");
+        replies.bulk(node_name(facts.config.cluster, node).as_bytes());
+        replies.bulk(b"port");
+        replies.integer(i64::from(member.port));
+        replies.bulk(b"ip");
+        replies.bulk(member.host.as_bytes());
+        replies.bulk(b"endpoint");
+        replies.bulk(member.host.as_bytes());
+        replies.bulk(b"role");
+        replies.bulk(b"master");
+        replies.bulk(b"replication-offset");
+        replies.integer(i64::try_from(shard.applied).unwrap_or(i64::MAX));
+        replies.bulk(b"health");
+        replies.bulk(if shard.primary_known {
+            b"online"
+        } else {
+            b"fail"
+        });
+    }
+}
+
+/// CLUSTER NODES: one line a node, as `id host:port@bus flags master ping pong epoch link slots`.
+fn nodes(facts: &Facts<'_>) -> String {
+    let mut text = String::new();
+    for (node, member) in &facts.config.members {
+        let flags = if *node == facts.config.node {
+            "myself,master"
+        } else {
+            "master"
+        };
+        let epoch = facts
+            .shards
+            .iter()
+            .map(|shard| shard.term)
+            .max()
+            .unwrap_or(0);
+        text += &format!(
+            "{} {}:{}@{} {flags} - 0 0 {epoch} connected",
+            node_name(facts.config.cluster, *node),
+            member.host,
+            member.port,
+            member.peer_port,
+        );
+        for shard in facts.shards {
+            if shard_node(facts, shard).is_some_and(|(serves, _)| serves == *node) {
+                text += &range_text(shard.slots);
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn range_text((first, last): (u16, u16)) -> String {
+    if first == last {
+        format!(" {first}")
+    } else {
+        format!(" {first}-{last}")
+    }
+}
+
+/// CLUSTER INFO.
+fn info(facts: &Facts<'_>) -> String {
+    let width = |(first, last): (u16, u16)| u64::from(last - first) + 1;
+    let assigned: u64 = facts.shards.iter().map(|shard| width(shard.slots)).sum();
+    let ok: u64 = facts
+        .shards
+        .iter()
+        .filter(|shard| shard.primary_known)
+        .map(|shard| width(shard.slots))
+        .sum();
+    let epoch = facts
+        .shards
+        .iter()
+        .map(|shard| shard.term)
+        .max()
+        .unwrap_or(0);
+    let state = if ok == u64::from(SLOT_COUNT) {
+        "ok"
+    } else {
+        "fail"
+    };
+    format!(
+        "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{assigned}\r\n\
+         cluster_slots_ok:{ok}\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:{}\r\n\
+         cluster_known_nodes:{}\r\ncluster_size:{}\r\ncluster_current_epoch:{epoch}\r\n\
+         cluster_my_epoch:{epoch}\r\ncluster_stats_messages_sent:0\r\n\
+         cluster_stats_messages_received:0\r\ntotal_cluster_links_buffer_limit_exceeded:0\r\n",
+        assigned - ok,
+        facts.config.members.len(),
+        facts.shards.len(),
+    )
+}
+
+fn my_shard(facts: &Facts<'_>, replies: &mut Replies<'_>) {
+    let mine = facts
+        .shards
+        .iter()
+        .find(|shard| shard.primary == Some(facts.config.node));
+    match mine.or(facts.shards.first()) {
+        Some(shard) => replies.bulk(shard_name(facts.config.cluster, shard.group).as_bytes()),
+        None => replies.error("ERR this node holds no shard"),
+    }
+}

@@ -1,0 +1,364 @@
+//! The door: is the command known, may this client send it, whose slot is it, and can it go on here?
+//!
+//! What the door decides about ownership is only to save work: a group checks again when it applies. A
+//! command that is refused here was never proposed, so texts that clients retry on are in place.
+
+use kvorum_base::{Bug, ConnId, NodeId, Slot};
+use kvorum_kv::command::spec::Flags;
+use kvorum_kv::{CrossSlot, Run, Spec};
+use kvorum_resp::{Args, InputLimits, Request};
+
+use super::connections::Client;
+use super::waiting::Held;
+use super::{face, local};
+use crate::group::Group;
+use crate::group::batch::ReplyTo;
+use crate::limits::{UNCOMMITTED_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::node::Node;
+
+/// What the door did with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Passed {
+    /// Answered, or in a group's hands.
+    Yes,
+    /// No primary is known: it waits, and so does what comes behind it.
+    Wait,
+}
+
+pub(crate) const INPUT_LIMITS: InputLimits = InputLimits {
+    args_max: 1024 * 1024,
+    bulk_bytes_max: VALUE_BYTES_MAX as u32,
+    request_bytes_max: (VALUE_BYTES_MAX * 2) as u32,
+};
+
+impl Node {
+    /// Runs all requests that these bytes complete.
+    pub(crate) fn client_bytes(&mut self, conn: ConnId, mut data: &[u8]) {
+        let Some(mut client) = self.shared.table.take(conn) else {
+            return;
+        };
+        client.profile.active_tick = self.shared.now_tick;
+        self.shared.counters.input_bytes += data.len() as u64;
+        self.run_requests(&mut client, &mut data);
+        self.shared.table.put_back(client);
+    }
+
+    fn run_requests(&mut self, client: &mut Client, data: &mut &[u8]) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        loop {
+            if client.is_held {
+                client.connection.hold(data);
+                break;
+            }
+            let request =
+                client
+                    .connection
+                    .next_request_or_reply(&INPUT_LIMITS, data, &mut scratch);
+            let Some(request) = request else { break };
+            self.shared.counters.commands += 1;
+            self.run_request(client, &request);
+        }
+        self.scratch = scratch;
+    }
+
+    fn run_request(&mut self, client: &mut Client, request: &Request<'_>) {
+        let Request { seq, args } = *request;
+        let spec = match kvorum_kv::find(args) {
+            Ok(spec) => spec,
+            Err(refusal) => return self.refuse_request(client, seq, refusal.text()),
+        };
+        if !client.connection.is_authenticated() && !spec.flags.has(Flags::NO_AUTH) {
+            return self.refuse_request(client, seq, b"NOAUTH Authentication required.");
+        }
+        client.profile.last_command = spec.name;
+        if self.pass(client, seq, spec, args) == Passed::Wait {
+            let now_tick = self.shared.now_tick;
+            client.is_held = true;
+            self.shared
+                .waiting
+                .push(Held::new(client.profile.conn, seq, spec, args, now_tick));
+        }
+    }
+
+    fn refuse_request(&mut self, client: &mut Client, seq: u32, text: &[u8]) {
+        self.shared.table.errors += 1;
+        client
+            .connection
+            .reply(seq, |replies| replies.error_bytes(text));
+    }
+
+    /// Lets an admitted command through to whoever runs it.
+    fn pass(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Passed {
+        match spec.run {
+            Run::Pure(run) => {
+                client.connection.reply(seq, |replies| run(args, replies));
+                Passed::Yes
+            }
+            Run::Node(command) => {
+                local::run(self, client, seq, command, args);
+                Passed::Yes
+            }
+            Run::Read(_) | Run::Write { .. } => self.pass_to_group(client, seq, spec, args),
+            Run::Container => unreachable!("{} was found without a subcommand", spec.name),
+        }
+    }
+
+    fn pass_to_group(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Passed {
+        if let Some(reason) = &self.lost {
+            let text = format!("CLUSTERDOWN this node is out of service: {reason}");
+            self.refuse_request(client, seq, text.as_bytes());
+            return Passed::Yes;
+        }
+        if !self.serving() {
+            return Passed::Wait;
+        }
+        let (at, slot) = match self.place_of(spec, args) {
+            Ok(place) => place,
+            Err(text) => {
+                self.refuse_request(client, seq, text.as_bytes());
+                return Passed::Yes;
+            }
+        };
+        let group = &self.groups[at];
+        if !group.leading() {
+            return match group.primary() {
+                Some(primary) if primary != self.shared.config.node => {
+                    self.redirect(client, seq, slot, primary)
+                }
+                _ => Passed::Wait,
+            };
+        }
+        match spec.run {
+            Run::Write { .. } => self.write(client, seq, at, slot, spec, args),
+            _ => self.read(client, seq, at, slot, spec, args),
+        }
+        Passed::Yes
+    }
+
+    fn redirect(&mut self, client: &mut Client, seq: u32, slot: Slot, primary: NodeId) -> Passed {
+        self.shared.counters.redirects += 1;
+        let text = face::redirect(&self.shared.config, slot, Some(primary));
+        self.refuse_request(client, seq, text.as_bytes());
+        Passed::Yes
+    }
+
+    /// The group that serves a command's keys. One without keys concerns the whole keyspace: it goes
+    /// to the first group.
+    fn place_of(&self, spec: &'static Spec, args: Args<'_>) -> Result<(usize, Slot), &'static str> {
+        let slot = kvorum_kv::slot_of_keys(kvorum_kv::keys_of(spec, args))
+            .map_err(|CrossSlot| "CROSSSLOT Keys in request don't hash to the same slot")?
+            .unwrap_or_default();
+        let serves = |group: &Group| (group.slots.0..=group.slots.1).contains(&slot.get());
+        let at = self
+            .groups
+            .iter()
+            .position(serves)
+            .ok_or("CLUSTERDOWN Hash slot not served")?;
+        Ok((at, slot))
+    }
+
+    fn write(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        at: usize,
+        slot: Slot,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) {
+        if let Some(text) = self.write_refusal(at, spec) {
+            return self.refuse_request(client, seq, text.as_bytes());
+        }
+        self.shared.counters.writes += 1;
+        if client.connection.outstanding() > 1 {
+            self.log_reads_before(client, at);
+        }
+        self.log(
+            client,
+            ReplyTo {
+                conn: client.profile.conn,
+                seq,
+                slot,
+                is_read: false,
+            },
+            at,
+            spec,
+            args,
+        );
+    }
+
+    /// Adds a command to the open batch of a group.
+    fn log(
+        &mut self,
+        client: &mut Client,
+        reply_to: ReplyTo,
+        at: usize,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) {
+        let group = &mut self.groups[at];
+        let builder = group.batches.open(self.shared.now_tick);
+        match builder.push_command(|out| kvorum_kv::resolve(spec, args, out)) {
+            Ok(()) => {
+                let batch = group.batches.added(reply_to);
+                client.wrote(group.id, batch);
+            }
+            Err(refusal) => self.refuse_request(client, reply_to.seq, refusal.text()),
+        }
+    }
+
+    /// Unanswered reads of this connection must not see the write that comes now: they take their
+    /// place before it in the log.
+    fn log_reads_before(&mut self, client: &mut Client, at: usize) {
+        let Group {
+            reads, batches, id, ..
+        } = &mut self.groups[at];
+        let (conn, now_tick) = (client.profile.conn, self.shared.now_tick);
+        reads.take_of(conn, |reply_to, spec, args| {
+            let reply_to = ReplyTo {
+                is_read: true,
+                ..reply_to
+            };
+            let builder = batches.open(now_tick);
+            match builder.push_command(|out| kvorum_kv::resolve(spec, args, out)) {
+                Ok(()) => client.wrote(*id, batches.added(reply_to)),
+                Err(refusal) => {
+                    client
+                        .connection
+                        .reply(reply_to.seq, |replies| refusal.reply(replies));
+                }
+            }
+        });
+    }
+
+    /// Why writes are refused at the moment, if they are. None of these has been proposed.
+    fn write_refusal(&self, at: usize, spec: &'static Spec) -> Option<&'static str> {
+        let group = &self.groups[at];
+        if self.stopping.is_some() {
+            return Some("CLUSTERDOWN this node is shutting down and hands over");
+        }
+        if !self.shared.log.writable() {
+            return Some(
+                "MISCONF the disk of this node has no room for the log; reads go on, and writes \
+                 will once there is room",
+            );
+        }
+        let waiting =
+            group.batches.unproposed_bytes() as u64 + group.raft.uncommitted_bytes() as u64;
+        if waiting >= UNCOMMITTED_BYTES_MAX {
+            return Some("TRYAGAIN too many bytes of writes wait for the replicas");
+        }
+        if spec.flags.has(Flags::DENYOOM) && self.memory_is_full(group) {
+            return Some("OOM command not allowed when used memory > 'maxmemory'.");
+        }
+        None
+    }
+
+    /// Whether the state has reached the smallest limit of its replicas' nodes: one that is smaller
+    /// must apply as well, and would be killed.
+    fn memory_is_full(&self, group: &Group) -> bool {
+        let own = self.shared.config.memory_bytes_max;
+        let members = group.raft.membership().nodes.values();
+        let limit = members
+            .filter_map(|node| self.shared.peers.memory_bytes_max(*node))
+            .chain(own)
+            .min();
+        let used = group
+            .state
+            .as_ref()
+            .map_or(0, |state| state.keyspace.logical_bytes());
+        limit.is_some_and(|limit| used >= limit)
+    }
+
+    fn read(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        at: usize,
+        slot: Slot,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) {
+        self.shared.counters.reads += 1;
+        let group = &mut self.groups[at];
+        let behind_write = client.last_write(group.id) > group.batches.resolved()
+            && !self.shared.config.planted.has(Bug::ReadOvertakesWrite);
+        let reply_to = ReplyTo {
+            conn: client.profile.conn,
+            seq,
+            slot,
+            is_read: behind_write,
+        };
+        if behind_write {
+            self.log(client, reply_to, at, spec, args);
+        } else {
+            group.reads.push(reply_to, spec, args, self.shared.now_tick);
+        }
+    }
+
+    /// Tries everything that is held again: somebody leads now, or leads no more.
+    pub(crate) fn retry_held(&mut self) {
+        let mut freed = Vec::new();
+        let mut blocked = None;
+        for held in self.shared.waiting.take() {
+            let Some(mut client) = self.shared.table.take(held.conn) else {
+                continue;
+            };
+            // Behind a request that waits again the later ones of its connection wait too.
+            let waits = blocked == Some(held.conn)
+                || self.pass(&mut client, held.seq, held.spec, held.args.as_args()) == Passed::Wait;
+            self.shared.table.put_back(client);
+            if waits {
+                blocked = Some(held.conn);
+                self.shared.waiting.push(held);
+            } else if freed.last() != Some(&held.conn) {
+                freed.push(held.conn);
+            }
+        }
+        self.resume(&freed);
+    }
+
+    /// Refuses what was held for too long.
+    pub(crate) fn refuse_overdue_held(&mut self) {
+        let deadline_ticks = self.shared.config.deadline_ticks;
+        let Some(tick) = self.shared.now_tick.checked_sub(deadline_ticks) else {
+            return;
+        };
+        let mut freed = Vec::new();
+        for held in self.shared.waiting.take_overdue(tick) {
+            self.shared.table.reply(held.conn, held.seq, |replies| {
+                replies.error(face::NO_PRIMARY)
+            });
+            freed.push(held.conn);
+        }
+        self.resume(&freed);
+    }
+
+    /// Goes on with what was kept behind held requests, where none is left.
+    fn resume(&mut self, conns: &[ConnId]) {
+        for conn in conns {
+            if self.shared.waiting.holds(*conn) {
+                continue;
+            }
+            let Some(mut client) = self.shared.table.take(*conn) else {
+                continue;
+            };
+            client.is_held = false;
+            let kept = client.connection.take_held();
+            self.run_requests(&mut client, &mut kept.as_slice());
+            self.shared.table.put_back(client);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! INFO: the facts that Redis tools read, with the names they know.
+
+use std::fmt::Write as _;
+
+use crate::status::{GroupStatus, Status};
+
+use super::handshake::REDIS_VERSION;
+
+/// The sections, in order, and whether plain INFO shows them.
+const SECTIONS: &[(&str, bool)] = &[
+    ("server", true),
+    ("clients", true),
+    ("memory", true),
+    ("persistence", true),
+    ("stats", true),
+    ("replication", true),
+    ("cpu", true),
+    ("modules", true),
+    ("errorstats", true),
+    ("cluster", true),
+    ("keyspace", true),
+    ("raft", true),
+];
+
+/// The text of INFO for these section names; none means the default ones.
+pub(crate) fn info(status: &Status, wanted: &[String]) -> String {
+    let all = wanted
+        .iter()
+        .any(|name| name == "all" || name == "everything");
+    let default = wanted.is_empty() || wanted.iter().any(|name| name == "default");
+    let mut text = String::new();
+    for (section, in_default) in SECTIONS {
+        let named = wanted.iter().any(|name| name == section);
+        if !(named || all || (default && *in_default)) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str("\r\n");
+        }
+        write_section(status, section, &mut text);
+    }
+    text
+}
+
+fn write_section(status: &Status, section: &str, text: &mut String) {
+    match section {
+        "server" => server(status, text),
+        "clients" => clients(status, text),
+        "memory" => memory(status, text),
+        "persistence" => persistence(status, text),
+        "stats" => stats(status, text),
+        "replication" => replication(status, text),
+        "cpu" => text.push_str("# CPU\r\nused_cpu_sys:0.000000\r\nused_cpu_user:0.000000\r\n"),
+        "modules" => text.push_str("# Modules\r\n"),
+        "errorstats" => text.push_str("# Errorstats\r\n"),
+        "cluster" => text.push_str("# Cluster\r\ncluster_enabled:1\r\n"),
+        "keyspace" => keyspace(status, text),
+        "raft" => raft(status, text),
+        other => unreachable!("no section {other}"),
+    }
+}
+
+/// Writes `name:value` lines.
+macro_rules! lines {
+    ($text:expr, $title:literal, $($name:literal: $value:expr),* $(,)?) => {
+        $text.push_str(concat!("# ", $title, "\r\n"));
+        $(let _ = write!($text, concat!($name, ":{}\r\n"), $value);)*
+    };
+}
+
+fn server(status: &Status, text: &mut String) {
+    lines!(text, "Server",
+        "redis_version": REDIS_VERSION,
+        "server_name": "kvorum",
+        "kvorum_version": env!("CARGO_PKG_VERSION"),
+        "redis_mode": "cluster",
+        "os": "Linux",
+        "arch_bits": usize::BITS,
+        "process_id": status.process,
+        "run_id": status.name,
+        "tcp_port": status.port,
+        "uptime_in_seconds": status.uptime_ms / 1000,
+        "uptime_in_days": status.uptime_ms / 86_400_000,
+        "io_threads_active": 0,
+    );
+}
+
+fn clients(status: &Status, text: &mut String) {
+    lines!(text, "Clients",
+        "connected_clients": status.connections,
+        "cluster_connections": 0,
+        "maxclients": status.connections_max,
+        "client_recent_max_input_buffer": 0,
+        "client_recent_max_output_buffer": 0,
+        "blocked_clients": 0,
+        "tracking_clients": 0,
+    );
+}
+
+fn memory(status: &Status, text: &mut String) {
+    let dataset: u64 = status.groups.iter().map(|group| group.logical_bytes).sum();
+    lines!(text, "Memory",
+        "used_memory": dataset,
+        "used_memory_dataset": dataset,
+        "maxmemory": status.memory_bytes_max.unwrap_or(0),
+        "maxmemory_policy": "noeviction",
+        "number_of_cached_scripts": 0,
+    );
+}
+
+fn persistence(status: &Status, text: &mut String) {
+    let running = status.groups.iter().any(|group| group.snapshot_running);
+    lines!(text, "Persistence",
+        "loading": 0,
+        "async_loading": 0,
+        "rdb_changes_since_last_save": 0,
+        "rdb_bgsave_in_progress": u8::from(running),
+        "rdb_last_save_time": status.last_snapshot_ms / 1000,
+        "rdb_last_bgsave_status": "ok",
+        "aof_enabled": 1,
+        "aof_last_write_status": "ok",
+        "aof_delayed_fsync": 0,
+    );
+}
+
+fn stats(status: &Status, text: &mut String) {
+    let counters = &status.counters;
+    lines!(text, "Stats",
+        "total_connections_received": counters.connections_opened,
+        "total_commands_processed": counters.commands,
+        "instantaneous_ops_per_sec": status.commands_per_second,
+        "total_net_input_bytes": counters.input_bytes,
+        "total_net_output_bytes": counters.output_bytes,
+        "rejected_connections": 0,
+        "sync_full": 0,
+        "sync_partial_ok": 0,
+        "sync_partial_err": 0,
+        "expired_keys": counters.expired_keys,
+        "evicted_keys": 0,
+        "keyspace_hits": counters.hits,
+        "keyspace_misses": counters.misses,
+        "pubsub_channels": 0,
+        "pubsub_patterns": 0,
+        "latest_fork_usec": 0,
+        "total_error_replies": counters.errors,
+    );
+}
+
+fn replication(status: &Status, text: &mut String) {
+    let led = status.groups.iter().find(|group| group.leading);
+    let offset = status
+        .groups
+        .iter()
+        .map(|group| group.applied)
+        .max()
+        .unwrap_or(0);
+    lines!(text, "Replication",
+        "role": "master",
+        "connected_slaves": led.map_or(0, |group| group.followers.len()),
+        "master_failover_state": "no-failover",
+        "master_replid": status.name,
+        "master_replid2": "0000000000000000000000000000000000000000",
+        "master_repl_offset": offset,
+        "second_repl_offset": -1,
+        "repl_backlog_active": 1,
+        "repl_backlog_size": 0,
+        "repl_backlog_first_byte_offset": 0,
+        "repl_backlog_histlen": 0,
+    );
+}
+
+fn keyspace(status: &Status, text: &mut String) {
+    text.push_str("# Keyspace\r\n");
+    let led = || status.groups.iter().filter(|group| group.leading);
+    let keys: u64 = led().map(|group| group.keys).sum();
+    let expires: u64 = led().map(|group| group.expiring_keys).sum();
+    if keys > 0 {
+        let _ = write!(text, "db0:keys={keys},expires={expires},avg_ttl=0\r\n");
+    }
+}
+
+fn raft(status: &Status, text: &mut String) {
+    lines!(text, "Raft", "node_id": status.node, "groups": status.groups.len());
+    for group in &status.groups {
+        let _ = write!(text, "group{}:{}\r\n", group.group, group_line(group));
+    }
+}
+
+fn group_line(group: &GroupStatus) -> String {
+    let leader = group
+        .primary
+        .map_or("none".to_owned(), |node| node.to_string());
+    format!(
+        "replica={},role={},primary={leader},term={},commit={},applied={},last={}",
+        group.replica, group.role, group.term, group.commit, group.applied, group.last
+    )
+}

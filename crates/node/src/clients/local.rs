@@ -1,0 +1,277 @@
+//! Commands that a node answers by itself, without the keyspace.
+
+use kvorum_kv::NodeCommand;
+use kvorum_resp::number::parse_integer;
+use kvorum_resp::{Args, Replies, ReplyMode, Version};
+
+use super::connections::{Client, Profile};
+use super::face::{self, Facts};
+use super::{client_command, config_command, handshake, info};
+use crate::group::waits::Wait;
+use crate::node::Node;
+
+/// Runs such a command.
+pub(crate) fn run(
+    node: &mut Node,
+    client: &mut Client,
+    seq: u32,
+    command: NodeCommand,
+    args: Args<'_>,
+) {
+    use NodeCommand as Is;
+    match command {
+        Is::Hello => hello(node, client, seq, args),
+        Is::Auth => auth(node, client, seq, args),
+        Is::Quit => {
+            client.connection.close_after(seq);
+            client.connection.reply(seq, |replies| replies.ok());
+        }
+        Is::Reset => reset(node, client, seq),
+        Is::ClientReply => client_reply(client, seq, args),
+        Is::ClientKill => client_kill(node, client, seq, args),
+        Is::Wait => wait(node, client, seq, args),
+        Is::Role => role(node, client, seq),
+        _ => {
+            let Client {
+                profile,
+                connection,
+                ..
+            } = client;
+            connection.reply(seq, |replies| answer(node, profile, command, args, replies));
+        }
+    }
+}
+
+/// Commands that change nothing but perhaps what a connection says of itself.
+fn answer(
+    node: &Node,
+    profile: &mut Profile,
+    command: NodeCommand,
+    args: Args<'_>,
+    replies: &mut Replies<'_>,
+) {
+    use NodeCommand as Is;
+    let (config, table) = (&node.shared.config, &node.shared.table);
+    match command {
+        Is::Ping => ping(args, replies),
+        Is::Select => handshake::select(args, replies),
+        Is::ClientId => replies.integer(profile.serial as i64),
+        Is::ClientGetname => client_command::getname(profile, replies),
+        Is::ClientSetname => client_command::setname(profile, args, replies),
+        Is::ClientSetinfo => client_command::setinfo(profile, args, replies),
+        Is::ClientInfo => {
+            replies.verbatim("txt", &format!("{}\n", profile.line(table.now_tick())));
+        }
+        Is::ClientList => client_command::list(profile, table, args, replies),
+        Is::ClientNoEvict | Is::ClientNoTouch => client_command::on_or_off(args, replies),
+        Is::Info => {
+            let wanted: Vec<String> = (args.iter().skip(1))
+                .map(|section| String::from_utf8_lossy(section).to_ascii_lowercase())
+                .collect();
+            replies.verbatim("txt", &info::info(&node.status(), &wanted));
+        }
+        Is::ConfigGet => config_command::get(config, args, replies),
+        Is::ConfigSet => config_command::set(args, replies),
+        // Counters only grow, so that rates can be computed from them.
+        Is::ConfigResetstat | Is::Readonly | Is::Readwrite => replies.ok(),
+        Is::Time => time(node, replies),
+        Is::ClusterSlots
+        | Is::ClusterShards
+        | Is::ClusterNodes
+        | Is::ClusterInfo
+        | Is::ClusterMyid
+        | Is::ClusterMyshardid
+        | Is::ClusterKeyslot
+        | Is::ClusterCountkeysinslot
+        | Is::ClusterGetkeysinslot
+        | Is::ClusterReplicas
+        | Is::ClusterLinks => cluster(node, command, args, replies),
+        Is::Hello
+        | Is::Auth
+        | Is::Quit
+        | Is::Reset
+        | Is::ClientReply
+        | Is::ClientKill
+        | Is::Wait
+        | Is::Role => unreachable!("{command:?} is run with its client"),
+    }
+}
+
+fn ping(args: Args<'_>, replies: &mut Replies<'_>) {
+    match args.len() {
+        1 => replies.simple("PONG"),
+        2 => replies.bulk(args.get(1)),
+        _ => replies.error("ERR wrong number of arguments for 'ping' command"),
+    }
+}
+
+fn auth(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
+    let result = handshake::auth(&node.shared.config, args);
+    if result.is_ok() {
+        client.connection.set_authenticated(true);
+    }
+    client.connection.reply(seq, |replies| match result {
+        Ok(()) => replies.ok(),
+        Err(text) => replies.error(&text),
+    });
+}
+
+fn hello(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
+    match handshake::hello(client, &node.shared.config, args) {
+        Ok(hello) => {
+            match hello.version {
+                Some(3) => client.connection.set_version(seq, Version::Resp3),
+                Some(_) => client.connection.set_version(seq, Version::Resp2),
+                None => {}
+            }
+            let version = client.connection.version(seq).number();
+            let profile = &client.profile;
+            client.connection.reply(seq, |replies| {
+                handshake::hello_reply(profile, version, replies)
+            });
+        }
+        Err(text) => {
+            client.connection.reply(seq, |replies| replies.error(&text));
+        }
+    }
+}
+
+fn reset(node: &Node, client: &mut Client, seq: u32) {
+    client.profile.name.clear();
+    client
+        .connection
+        .set_authenticated(node.shared.config.password.is_none());
+    client.connection.set_version(seq, Version::Resp2);
+    client.connection.set_reply_mode(seq, ReplyMode::On);
+    client
+        .connection
+        .reply(seq, |replies| replies.simple("RESET"));
+}
+
+/// What CLIENT REPLY does takes effect with its own reply.
+fn client_reply(client: &mut Client, seq: u32, args: Args<'_>) {
+    match client_command::reply_mode(args) {
+        Some(mode) => {
+            client.connection.set_reply_mode(seq, mode);
+            client.connection.reply(seq, |replies| replies.ok());
+        }
+        None => {
+            client
+                .connection
+                .reply(seq, |replies| replies.error("ERR syntax error"));
+        }
+    }
+}
+
+fn client_kill(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
+    let mut killed = Vec::new();
+    let Client {
+        profile,
+        connection,
+        ..
+    } = client;
+    let table = &mut node.shared.table;
+    connection.reply(seq, |replies| {
+        killed = client_command::kill(profile, table, args, replies)
+    });
+    for conn in killed {
+        if conn == profile.conn {
+            connection.close_when_answered();
+        } else if let Some(other) = table.get_mut(conn) {
+            other.connection.close_when_answered();
+            table.revisit(conn);
+        }
+    }
+}
+
+/// Seconds and microseconds: the wall clock of this node, for people; nothing is decided by it.
+fn time(node: &Node, replies: &mut Replies<'_>) {
+    let config = &node.shared.config;
+    let now = node
+        .shared
+        .clocks
+        .of(config.node, node.shared.now_tick)
+        .unwrap_or_default();
+    replies.array(2);
+    replies.bulk((now.get() / 1000).to_string().as_bytes());
+    replies.bulk((now.get() % 1000 * 1000).to_string().as_bytes());
+}
+
+/// ROLE: a node is announced as a primary, with the followers of what it leads.
+fn role(node: &Node, client: &mut Client, seq: u32) {
+    let led = node
+        .groups
+        .iter()
+        .find(|group| group.leading())
+        .map(|group| group.status());
+    let members = &node.shared.config.members;
+    client.connection.reply(seq, |replies| {
+        let followers = led.as_ref().map_or(&[][..], |group| &group.followers);
+        let applied = led.as_ref().map_or(0, |group| group.applied);
+        replies.array(3);
+        replies.bulk(b"master");
+        replies.integer(i64::try_from(applied).unwrap_or(i64::MAX));
+        replies.array(followers.len());
+        for follower in followers {
+            let member = members.get(&follower.node);
+            replies.array(3);
+            replies.bulk(member.map_or(&b""[..], |member| member.host.as_bytes()));
+            replies.bulk(
+                member
+                    .map_or(0, |member| member.port)
+                    .to_string()
+                    .as_bytes(),
+            );
+            replies.bulk(follower.matched.to_string().as_bytes());
+        }
+    });
+}
+
+/// WAIT: how many replicas, this one not counted, have the connection's writes on their disks.
+fn wait(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
+    let number = |at: usize| parse_integer(args.get(at));
+    let (wanted, timeout_ms) = match (number(1), number(2)) {
+        (Some(wanted), Some(timeout)) if timeout >= 0 => (wanted.max(0) as u64, timeout as u64),
+        (Some(_), Some(_)) => {
+            client
+                .connection
+                .reply(seq, |replies| replies.error("ERR timeout is negative"));
+            return;
+        }
+        _ => {
+            client.connection.reply(seq, |replies| {
+                replies.error("ERR value is not an integer or out of range");
+            });
+            return;
+        }
+    };
+    let ticks = timeout_ms.div_ceil(node.shared.config.tick_ms);
+    let now_tick = node.shared.now_tick;
+    let until_tick = (timeout_ms > 0).then(|| now_tick + ticks);
+    match node.groups.iter_mut().find(|group| group.leading()) {
+        Some(group) => {
+            let (conn, after) = (client.profile.conn, client.last_write(group.id));
+            group.waits.push(Wait {
+                conn,
+                seq,
+                after,
+                wanted,
+                until_tick,
+            });
+        }
+        None => {
+            client.connection.reply(seq, |replies| replies.integer(0));
+        }
+    }
+}
+
+fn cluster(node: &Node, command: NodeCommand, args: Args<'_>, replies: &mut Replies<'_>) {
+    let shards = node.shard_facts();
+    let keys_in_slot = |slot| node.keys_in_slot(slot);
+    let facts = Facts {
+        config: &node.shared.config,
+        shards: &shards,
+        keys_in_slot: &keys_in_slot,
+    };
+    face::cluster(&facts, command, args, replies);
+}

@@ -1,0 +1,18 @@
+//! Clients: what arrives on their connections, and who answers it.
+//!
+//! - [`connections`]: one entry a connection, and the table of them;
+//! - [`gate`]: the door: known? allowed? whose? then to a group, to another node, or to wait;
+//! - [`waiting`]: requests that wait for a primary;
+//! - [`local`]: commands that the node answers by itself;
+//! - [`handshake`], [`client_command`], [`config_command`], [`info`]: these commands;
+//! - [`face`]: the face of a Redis Cluster.
+
+pub(crate) mod client_command;
+pub(crate) mod config_command;
+pub(crate) mod connections;
+pub(crate) mod face;
+pub(crate) mod gate;
+pub(crate) mod handshake;
+pub(crate) mod info;
+pub(crate) mod local;
+pub(crate) mod waiting;

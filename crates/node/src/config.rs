@@ -1,0 +1,85 @@
+//! What a node is told at its start.
+
+use std::collections::BTreeMap;
+
+use kvorum_base::{ClusterId, GroupId, NodeId, Planted, ReplicaId};
+
+/// Everything that a node is told at its start. Times are in ticks.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub node: NodeId,
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// How often this node was started; part of its boot identity.
+    pub incarnation: u64,
+    /// The key of the cluster's hash, the same on every replica: with a public one anybody could
+    /// make keys that all fall into one bucket.
+    pub hash_key: [u8; 16],
+    /// All nodes, this one included.
+    pub members: BTreeMap<NodeId, Member>,
+    /// The groups that this node was made a member of when the cluster was made.
+    pub groups: Vec<GroupSpec>,
+    /// The password of the default user; `None` for none.
+    pub password: Option<String>,
+    /// How long a tick is, in milliseconds.
+    pub tick_ms: u64,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: u32,
+    /// The shortest time without a primary after which a replica stands for election.
+    pub election_ticks_min: u32,
+    /// The longest such time.
+    pub election_ticks_max: u32,
+    /// How long a request may wait before it is refused or its outcome is called unknown.
+    pub deadline_ticks: u64,
+    /// Ticks between state checkpoints of a group that has changed.
+    pub checkpoint_ticks: u64,
+    /// The memory limit of the keyspace in logical bytes; `None` for none.
+    pub memory_bytes_max: Option<u64>,
+    /// How far this node's wall clock may be from the median before it refuses to lead, in
+    /// milliseconds.
+    pub clock_skew_ms_max: u64,
+    /// The write-ahead log's options.
+    pub log: crate::log::LogOptions,
+    /// Replaces [`crate::limits::SNAPSHOT_AFTER_LOG_BYTES`].
+    pub snapshot_after_log_bytes: u64,
+    /// Replaces [`crate::limits::LOG_CACHE_BYTES`].
+    pub log_cache_bytes: u64,
+    /// The bug of this node, in a build for the simulator.
+    pub planted: Planted,
+}
+
+/// A node as the others know it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Where clients reach it: host name or address.
+    pub host: String,
+    /// The port for clients.
+    pub port: u16,
+    /// The port for the other nodes.
+    pub peer_port: u16,
+    /// The port of the HTTP interface.
+    pub http_port: u16,
+}
+
+/// A group at the making of its cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupSpec {
+    /// The group.
+    pub group: GroupId,
+    /// The first and the last of the slots that it serves.
+    pub slots: (u16, u16),
+    /// Its replicas and where they live.
+    pub replicas: BTreeMap<ReplicaId, NodeId>,
+}
+
+impl GroupSpec {
+    /// The replica of this group on that node.
+    #[must_use]
+    pub fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
+        self.replicas
+            .iter()
+            .find(|(_, on)| **on == node)
+            .map(|(replica, _)| *replica)
+    }
+}

@@ -1,0 +1,193 @@
+//! What every replica does with a committed entry.
+//!
+//! Apply is deterministic and cannot fail: it sees the entry and the state and nothing else, and a
+//! refusal is a reply like any other. The replica at which the commands were proposed also answers its
+//! clients; the others compute the same replies and drop them.
+
+use std::sync::Arc;
+
+use kvorum_base::{Index, ReplicaId, Term};
+use kvorum_kv::{Command, Keyspace, Spec};
+use kvorum_raft::{Entry, Membership, Payload};
+use kvorum_resp::{Args, Replies};
+
+use super::Group;
+use super::batch::PendingBatch;
+use super::checkpoint::Verdict;
+use crate::effect::Level;
+use crate::format::entry::{self, Content};
+use crate::limits::EXPIRED_PER_ENTRY;
+use crate::shared::Shared;
+
+/// The replicated state of a group at one applied index. Everything in it is in every snapshot.
+///
+/// What apply does depends on the level that the keyspace carries and never on the version of the
+/// program, so that a group whose replicas run two versions stays one state.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) keyspace: Keyspace,
+    /// The last entry applied.
+    pub(crate) applied: Index,
+    /// Its term.
+    pub(crate) applied_term: Term,
+    /// The members as of the applied index, not as of the end of the log.
+    pub(crate) membership: Arc<Membership>,
+}
+
+impl State {
+    /// Runs a read on the applied state.
+    pub(crate) fn read(&self, spec: &'static Spec, args: Args<'_>, replies: &mut Replies<'_>) {
+        kvorum_kv::read(spec, args, &self.keyspace, replies);
+    }
+}
+
+impl Group {
+    /// Applies everything committed; says whether there was anything.
+    pub(crate) fn apply_committed(&mut self, shared: &mut Shared) -> bool {
+        let commit = self.raft.commit();
+        let Some(state) = &self.state else {
+            return false;
+        };
+        if state.applied >= commit {
+            return false;
+        }
+        let mut next = state.applied.next();
+        while next <= commit {
+            let entry = self
+                .raft
+                .entry(next)
+                .expect("a committed entry after the applied one");
+            let entry = entry.clone();
+            self.apply(&entry, shared);
+            next = next.next();
+        }
+        self.raft.applied_to(commit);
+        self.trim_log(shared);
+        true
+    }
+
+    fn apply(&mut self, entry: &Entry, shared: &mut Shared) {
+        let pending = self.batches.resolve_at(entry.index);
+        let state = self
+            .state
+            .as_mut()
+            .expect("only a replica with a state applies");
+        assert_eq!(
+            entry.index,
+            state.applied.next(),
+            "entries are applied in order"
+        );
+        state.applied = entry.index;
+        state.applied_term = entry.term;
+        shared.counters.entries_applied += 1;
+        match &entry.payload {
+            Payload::Empty => {}
+            Payload::Membership(membership) => state.membership = Arc::clone(membership),
+            Payload::Command => {
+                state.keyspace.advance_clock(entry::clock(entry));
+                match entry::content(entry) {
+                    Content::Commands(commands) => {
+                        let pending = pending.as_ref().filter(|batch| batch.term == entry.term);
+                        run_commands(state, commands, pending, shared);
+                        self.unchanged = false;
+                    }
+                    Content::Checkpoint => self.note_checkpoint(entry.index, shared),
+                    Content::Level(level) => state.keyspace.raise_level(u32::from(level)),
+                    Content::Empty | Content::Membership => {}
+                }
+            }
+        }
+        if let Some(state) = &mut self.state {
+            let removed = state.keyspace.remove_expired(EXPIRED_PER_ENTRY);
+            shared.counters.expired_keys += removed as u64;
+        }
+        if let Some(pending) = pending {
+            if pending.term != entry.term {
+                // Another entry is committed at its index, so it never will be.
+                self.refuse(&pending.replies, shared);
+            }
+            self.batches.recycle(pending.replies);
+        }
+    }
+
+    /// Notes this replica's hash, and tells the primary or is the primary.
+    fn note_checkpoint(&mut self, index: Index, shared: &mut Shared) {
+        self.unchanged = true;
+        let Some(state) = &self.state else { return };
+        let hash = state.keyspace.state_hash();
+        if self.raft.is_leader() {
+            self.checkpoint_reported(index, self.replica, hash, shared);
+        } else if let Some(primary) = self.primary() {
+            shared
+                .peers
+                .report_checkpoint(primary, self.id, self.replica, index, hash);
+        }
+    }
+
+    /// A replica has this hash at that checkpoint.
+    pub(crate) fn checkpoint_reported(
+        &mut self,
+        index: Index,
+        replica: ReplicaId,
+        hash: u64,
+        shared: &mut Shared,
+    ) {
+        if !self.raft.membership().is_voter(replica) {
+            return;
+        }
+        self.checkpoints.report(index, replica, hash);
+        let voters = self.raft.membership().voters.len();
+        match self.checkpoints.judge(index, voters) {
+            Verdict::Open => {}
+            Verdict::Undecided => {
+                shared.counters.divergences += 1;
+                let text =
+                    format!("replicas disagree at checkpoint {index}, and no majority agrees");
+                shared.note(Level::Error, Some(self.id), text);
+            }
+            Verdict::Wrong(replicas) => {
+                shared.counters.divergences += replicas.len() as u64;
+                let text = format!("replicas {replicas:?} disagree with a majority at {index}");
+                shared.note(Level::Error, Some(self.id), text);
+                self.replace_states(&replicas, index, shared);
+            }
+        }
+    }
+
+    /// The wrong ones drop their state. A primary among them leads no more.
+    fn replace_states(&mut self, wrong: &[ReplicaId], index: Index, shared: &mut Shared) {
+        if wrong.contains(&self.replica) {
+            // Its clients must not see more of this state; whoever leads next sends it the right one.
+            self.raft.step_down();
+            self.drop_state();
+            return;
+        }
+        for replica in wrong {
+            if let Some(node) = self.raft.membership().nodes.get(replica) {
+                shared
+                    .peers
+                    .report_divergence(*node, self.id, *replica, index);
+            }
+        }
+    }
+}
+
+pub(crate) fn run_commands(
+    state: &mut State,
+    commands: entry::Commands<'_>,
+    pending: Option<&PendingBatch>,
+    shared: &mut Shared,
+) {
+    // Emptied when the deadline has answered the clients already.
+    let mut waiting = pending.map_or(&[][..], |batch| &batch.replies).iter();
+    let keyspace = &mut state.keyspace;
+    for command in commands {
+        shared.counters.commands_applied += 1;
+        match waiting.next() {
+            Some(to) => shared.table.reply(to.conn, to.seq, |replies| {
+                Command::decode(command).apply(keyspace, replies);
+            }),
+            None => Command::decode(command).apply(keyspace, &mut Replies::nobody()),
+        }
+    }
+}

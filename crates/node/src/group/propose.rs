@@ -1,0 +1,125 @@
+//! What a primary appends, and when: batches of writes, clock advances, checkpoints.
+
+use kvorum_base::{Index, UnixMillis};
+use kvorum_raft::ProposeRefused;
+
+use super::Group;
+use super::batch::ReplyTo;
+use crate::clients::face;
+use crate::format::entry::{EntryBuilder, encode_checkpoint, encode_level};
+use crate::peers::LEVEL_MAX;
+use crate::shared::Shared;
+
+impl Group {
+    /// Proposes every batch that is due, or refuses them all if this replica does not lead.
+    pub(super) fn propose_due(&mut self, shared: &mut Shared) {
+        if !self.leading() {
+            // With the next primary unknown the batch waits for it, or for the deadline.
+            if self.primary().is_some() {
+                self.refuse_unproposed(shared);
+            }
+            return;
+        }
+        while let Some(batch) = self.batches.take_due(shared.now_tick) {
+            let number = batch.number;
+            match self.propose(batch.builder, shared) {
+                Ok(index) => {
+                    let term = self.raft.term();
+                    self.batches
+                        .proposed(number, index, term, batch.replies, shared.now_tick);
+                }
+                Err(_) => self.refuse(&batch.replies, shared),
+            }
+        }
+    }
+
+    fn propose(&mut self, builder: EntryBuilder, shared: &Shared) -> Result<Index, ProposeRefused> {
+        let clock = self.entry_clock(shared);
+        self.raft
+            .propose(builder.seal(self.raft.term(), self.raft.next_index(), clock))
+    }
+
+    /// The clock of the next entry: the median of the voters' clocks; zero, which moves nothing,
+    /// while too few are known. That it never steps back is seen to at apply.
+    fn entry_clock(&self, shared: &Shared) -> UnixMillis {
+        let membership = self.raft.membership();
+        let voters = membership
+            .voters
+            .iter()
+            .filter_map(|voter| membership.nodes.get(voter));
+        shared
+            .clocks
+            .median(voters.copied(), shared.now_tick)
+            .unwrap_or_default()
+    }
+
+    /// Logs the time while keys are due: expired is what the logged clock has passed, so on an idle
+    /// shard somebody has to say that time goes on.
+    pub(super) fn propose_clock(&mut self, shared: &Shared) {
+        if !self.leading() || !self.unlogged() {
+            return;
+        }
+        let Some(state) = &self.state else { return };
+        let due = state.keyspace.next_deadline();
+        if due.is_some_and(|deadline| deadline <= self.entry_clock(shared)) {
+            // A refusal means that others are being appended: they carry the time as well.
+            let _ = self.propose(EntryBuilder::new(), shared);
+        }
+    }
+
+    /// Logs a checkpoint now and then, if anything has changed.
+    pub(super) fn propose_checkpoint(&mut self, shared: &Shared) {
+        let now = shared.now_tick;
+        if !self.leading() || self.unchanged || now < self.next_checkpoint_tick {
+            return;
+        }
+        self.next_checkpoint_tick = now + shared.config.checkpoint_ticks;
+        // A refused one is made up for by the next.
+        let clock = self.entry_clock(shared);
+        let data = encode_checkpoint(self.raft.term(), self.raft.next_index(), clock);
+        let _ = self.raft.propose(data);
+    }
+
+    /// Raises the level by which entries are applied once every voter's program can follow.
+    pub(super) fn propose_level(&mut self, shared: &Shared) {
+        let Some(state) = &self.state else { return };
+        let (membership, level) = (self.raft.membership(), state.keyspace.level());
+        if !self.leading() || level >= u32::from(LEVEL_MAX) || !self.unlogged() {
+            return;
+        }
+        let common = shared
+            .peers
+            .common_level(membership.nodes.values().copied());
+        if let Some(common) = common.filter(|common| u32::from(*common) > level) {
+            let clock = self.entry_clock(shared);
+            let data = encode_level(self.raft.term(), self.raft.next_index(), clock, common);
+            // A refused one is made up for at the next tick.
+            let _ = self.raft.propose(data);
+        }
+    }
+
+    /// Whether nothing is on its way through the log.
+    fn unlogged(&self) -> bool {
+        self.batches.is_idle() && self.raft.commit() == self.raft.last_index()
+    }
+
+    /// Refuses everything that was never proposed.
+    pub(super) fn refuse_unproposed(&mut self, shared: &mut Shared) {
+        while let Some(batch) = self.batches.take_unproposed() {
+            self.refuse(&batch.replies, shared);
+            self.batches.recycle(batch.replies);
+        }
+    }
+
+    /// Tells these clients that their commands certainly did not happen, and where to go.
+    pub(super) fn refuse(&self, refused: &[ReplyTo], shared: &mut Shared) {
+        let primary = self.primary();
+        shared.counters.redirects += refused.len() as u64;
+        for write in refused {
+            let text = face::redirect(&shared.config, write.slot, primary);
+            shared
+                .table
+                .reply(write.conn, write.seq, |replies| replies.error(&text));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Reads on their way to a linearizable answer without a log entry (Raft thesis, section 6.4).
+//!
+//! All reads of a turn share one round: a fresh number that a majority confirms by answering a
+//! heartbeat that carries it. The state may be read once everything is applied that was committed
+//! when the round began. One round is asked for at a time; what comes meanwhile is the next one.
+//!
+//! Requests of one connection take effect in their order, also where nothing is answered yet: every
+//! pipeline expects `SET k 1`, `GET k`, `INCR k` to give 1 and 2. A round cannot do that: its moment has no
+//! place among the entries. So a read that has an unanswered write of its own connection before or
+//! behind it goes through the log, in its place among the writes. It changes nothing there, and costs
+//! only pipelines that mix.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use kvorum_base::{ConnId, Index};
+use kvorum_kv::Spec;
+use kvorum_resp::Args;
+
+use super::batch::ReplyTo;
+
+/// One read.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) reply_to: ReplyTo,
+    pub(crate) spec: &'static Spec,
+    /// Where its arguments lie in the round's arena.
+    args: Range<u32>,
+}
+
+/// The reads that share a number, and the bytes of their arguments.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    reads: Vec<Read>,
+    bytes: Vec<u8>,
+    ranges: Vec<Range<u32>>,
+    since_tick: u64,
+}
+
+/// All reads of a group that are not answered.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    gathering: Round,
+    /// Asked for, by number; not confirmed.
+    asked: VecDeque<(u64, Round)>,
+    /// Confirmed: may run once this index is applied.
+    confirmed: VecDeque<(Index, Round)>,
+    spare: Vec<Round>,
+}
+
+impl Round {
+    fn push(&mut self, reply_to: ReplyTo, spec: &'static Spec, args: Args<'_>) {
+        let first = self.ranges.len() as u32;
+        for arg in args.iter() {
+            let start = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(arg);
+            self.ranges.push(start..self.bytes.len() as u32);
+        }
+        self.reads.push(Read {
+            reply_to,
+            spec,
+            args: first..self.ranges.len() as u32,
+        });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.reads.is_empty()
+    }
+
+    fn args(&self, read: &Read) -> Args<'_> {
+        let Range { start, end } = read.args.clone();
+        Args::new(&self.bytes, &self.ranges[start as usize..end as usize])
+    }
+
+    fn clear(&mut self) {
+        self.reads.clear();
+        self.bytes.clear();
+        self.ranges.clear();
+    }
+}
+
+impl Reads {
+    /// Adds a read to the round that the end of this turn may ask for.
+    pub(crate) fn push(
+        &mut self,
+        reply_to: ReplyTo,
+        spec: &'static Spec,
+        args: Args<'_>,
+        now_tick: u64,
+    ) {
+        if self.gathering.is_empty() {
+            self.gathering.since_tick = now_tick;
+        }
+        self.gathering.push(reply_to, spec, args);
+    }
+
+    /// Whether the gathered reads should be numbered now: no other round is unconfirmed, or they
+    /// have waited for a tick.
+    pub(crate) fn round_due(&self, now_tick: u64) -> bool {
+        !self.gathering.is_empty()
+            && (self.asked.is_empty() || self.gathering.since_tick < now_tick)
+    }
+
+    /// The gathered reads have this number now.
+    pub(crate) fn asked(&mut self, number: u64) {
+        let next = self.spare.pop().unwrap_or_default();
+        let round = std::mem::replace(&mut self.gathering, next);
+        self.asked.push_back((number, round));
+    }
+
+    /// A majority confirmed this number and all before it.
+    pub(crate) fn confirmed(&mut self, number: u64, index: Index) {
+        while self
+            .asked
+            .front()
+            .is_some_and(|(asked, _)| *asked <= number)
+        {
+            let (_, round) = self.asked.pop_front().expect("a front");
+            self.confirmed.push_back((index, round));
+        }
+    }
+
+    /// Runs every read whose index is applied.
+    pub(crate) fn run_ready(
+        &mut self,
+        applied: Index,
+        mut run: impl FnMut(ReplyTo, &'static Spec, Args<'_>),
+    ) {
+        while self
+            .confirmed
+            .front()
+            .is_some_and(|(index, _)| *index <= applied)
+        {
+            let (_, round) = self.confirmed.pop_front().expect("a front");
+            for read in &round.reads {
+                run(read.reply_to, read.spec, round.args(read));
+            }
+            self.recycle(round);
+        }
+    }
+
+    /// Takes the unanswered reads of one connection out, in their order.
+    pub(crate) fn take_of(
+        &mut self,
+        conn: ConnId,
+        mut take: impl FnMut(ReplyTo, &'static Spec, Args<'_>),
+    ) {
+        let confirmed = self.confirmed.iter_mut().map(|(_, round)| round);
+        let asked = self.asked.iter_mut().map(|(_, round)| round);
+        for round in confirmed.chain(asked).chain([&mut self.gathering]) {
+            let mut reads = std::mem::take(&mut round.reads);
+            for read in reads.extract_if(.., |read| read.reply_to.conn == conn) {
+                take(read.reply_to, read.spec, round.args(&read));
+            }
+            round.reads = reads;
+        }
+    }
+
+    /// Takes every read that is not confirmed: this replica does not lead. They changed nothing.
+    pub(crate) fn void(&mut self, mut refuse: impl FnMut(ReplyTo, &'static Spec, Args<'_>, u64)) {
+        let asked = std::mem::take(&mut self.asked)
+            .into_iter()
+            .map(|(_, round)| round);
+        for mut round in asked.chain([std::mem::take(&mut self.gathering)]) {
+            for read in &round.reads {
+                refuse(read.reply_to, read.spec, round.args(read), round.since_tick);
+            }
+            round.clear();
+            self.recycle(round);
+        }
+    }
+
+    /// Takes the reads that came at or before `tick` and are not answered.
+    pub(crate) fn take_overdue(&mut self, tick: u64) -> Vec<ReplyTo> {
+        let rounds = (self.asked.iter_mut().map(|(_, round)| round))
+            .chain(self.confirmed.iter_mut().map(|(_, round)| round))
+            .chain([&mut self.gathering]);
+        rounds
+            .filter(|round| round.since_tick <= tick)
+            .flat_map(|round| round.reads.drain(..).map(|read| read.reply_to))
+            .collect()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.gathering.is_empty() && self.asked.is_empty() && self.confirmed.is_empty()
+    }
+
+    fn recycle(&mut self, mut round: Round) {
+        const SPARE_MAX: usize = 4;
+        const SPARE_BYTES_MAX: usize = 1 << 20;
+        if self.spare.len() < SPARE_MAX && round.bytes.capacity() <= SPARE_BYTES_MAX {
+            round.clear();
+            self.spare.push(round);
+        }
+    }
+}

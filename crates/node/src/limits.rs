@@ -1,0 +1,73 @@
+//! Every limit of a node, with its reason and who is told "no", and how.
+//!
+//! A system without limits has them all the same: they are where it falls over.
+
+/// The longest key, in bytes. Longer ones are refused with an error reply: keys are held in every
+/// view, index and cursor, and a key of megabytes is a value in the wrong place.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+
+/// The longest value, in bytes. A longer one is refused with an error reply: it has to fit an entry,
+/// a frame and a log batch, and at 100 Mbit/s this one takes 2.7 seconds already.
+pub const VALUE_BYTES_MAX: usize = 32 << 20;
+
+/// An entry is closed when its small commands reach this many bytes. Larger entries make the pipeline
+/// coarse: replies of the first command wait for the last.
+pub const ENTRY_BYTES_TARGET: usize = 1 << 20;
+
+/// The largest entry: one command with the largest key and value, and room for what goes around it.
+pub const ENTRY_BYTES_MAX: usize = VALUE_BYTES_MAX + KEY_BYTES_MAX + (64 << 10);
+
+/// An open batch is sealed beside an unacknowledged one when this many bytes wait in it: on a slow
+/// link waiting for the acknowledgement would cost more than it saves.
+pub const BATCH_BYTES_EAGER: usize = 64 << 10;
+
+/// Proposed and not yet committed bytes in one group. Beyond it writes are refused with TRYAGAIN:
+/// they have not happened. Without it a primary that lost its followers collects writes until it is
+/// out of memory.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 128 << 20;
+
+/// Entries kept in memory for followers, in bytes. A follower further behind gets a snapshot.
+pub const LOG_CACHE_BYTES: u64 = 64 << 20;
+
+/// Requests of one connection that wait for replies. Beyond it the connection is not read: TCP tells
+/// the client.
+pub const CONNECTION_REQUESTS_MAX: u32 = 16 << 10;
+
+/// Reply bytes waiting for one connection. Beyond it the connection is not read.
+pub const OUTPUT_BYTES_PAUSE: usize = 1 << 20;
+
+/// Reply bytes waiting for one connection. Beyond it the connection is closed: a client that asks and
+/// never reads would take the memory of all others.
+pub const OUTPUT_BYTES_MAX: usize = 256 << 20;
+
+/// Bytes of requests of one connection that are held until a primary is known. Beyond it the
+/// connection is not read.
+pub const HELD_BYTES_MAX: usize = 4 << 20;
+
+/// Physically removed expired keys per applied entry. A million keys due at once must not stop the
+/// lane; they are invisible from their deadline on anyway.
+pub const EXPIRED_PER_ENTRY: usize = 64;
+
+/// The piece size of a snapshot in transfer, in bytes: small enough not to hold the lane.
+pub const CHUNK_BYTES: usize = 256 << 10;
+
+/// The piece size of a snapshot file, in bytes: each is synced by itself, so that the log's syncs do
+/// not wait behind a large one.
+pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+
+/// A new snapshot starts when this many log bytes have come since the last, or as many as the last
+/// snapshot has, whichever is more: so the bytes written are at most about twice those of the log.
+pub const SNAPSHOT_AFTER_LOG_BYTES: u64 = 64 << 20;
+
+/// Live entries of an idle group are carried to the log's head up to this many bytes; beyond it the
+/// group takes a snapshot instead.
+pub const CARRY_BYTES_MAX: u64 = 1 << 20;
+
+const _: () = assert!(ENTRY_BYTES_TARGET <= ENTRY_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_EAGER < ENTRY_BYTES_TARGET);
+const _: () = assert!(ENTRY_BYTES_MAX as u64 <= UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(OUTPUT_BYTES_PAUSE < OUTPUT_BYTES_MAX);
+const _: () = assert!(
+    VALUE_BYTES_MAX < OUTPUT_BYTES_MAX,
+    "one largest value must be answerable"
+);

@@ -1,0 +1,449 @@
+//! The node: dispatch and the end of a turn, nothing else.
+//!
+//! Life of a turn: the shell hands in everything that is ready, event by event; consensus and clients
+//! take it in. Then comes the end of the turn: each group proposes, persists, sends and applies as far as
+//! it gets without new events; the log becomes one batch, the messages one frame for each peer and link,
+//! the replies one output for each connection.
+
+use kvorum_base::{Bug, ConnId, GroupId, NodeId, Prng, Slot, UnixMillis};
+use kvorum_resp::{OutBuf, Scratch};
+
+use crate::clients::face::{self, ShardFacts};
+use crate::config::Config;
+use crate::effect::{Effect, Level, StopReason};
+use crate::event::{Control, Event};
+use crate::group::Group;
+use crate::log::{BatchSeq, Durable, Log};
+use crate::shared::Shared;
+use crate::status::Status;
+
+/// All groups and clients of one machine, as a state machine.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) shared: Shared,
+    /// In the order of their ids.
+    pub(crate) groups: Vec<Group>,
+    /// Why this node is out of service for good, if it is.
+    pub(crate) lost: Option<String>,
+    /// It hands over in order to end; since when.
+    pub(crate) stopping: Option<u64>,
+    pub(crate) scratch: Scratch,
+    /// When the log batch that is on its way was handed out.
+    append_since_tick: Option<u64>,
+    /// The disk is slow: leaderships were handed over.
+    stalled: bool,
+    /// Commands at the last full second, and in the second before it.
+    commands_then: u64,
+    commands_per_second: u64,
+    last_snapshot: UnixMillis,
+    durable: Vec<Durable>,
+}
+
+impl Node {
+    pub(crate) fn with_groups(shared: Shared, groups: Vec<Group>) -> Self {
+        Self {
+            shared,
+            groups,
+            lost: None,
+            stopping: None,
+            scratch: Scratch::new(),
+            append_since_tick: None,
+            stalled: false,
+            commands_then: 0,
+            commands_per_second: 0,
+            last_snapshot: UnixMillis::ZERO,
+            durable: Vec::new(),
+        }
+    }
+
+    /// Takes an event in and appends what is to be done to `effects`. Deterministic: the same events
+    /// give the same effects.
+    pub fn step(&mut self, event: Event<'_>, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Opened { conn, address } => self.opened(conn, address),
+            Event::Closed { conn } => self.shared.table.close(conn),
+            Event::Bytes { conn, data } => self.client_bytes(conn, data),
+            Event::Drained { conn } => self.shared.table.revisit(conn),
+            Event::Peer { from, frame } => self.peer_frame(from, frame),
+            Event::PeerReset { node } => self.peer_reset(node),
+            Event::Synced { upto } => self.synced(upto, effects),
+            Event::SegmentReady { segment } => self.shared.log.segment_ready(segment),
+            Event::SegmentRefused { segment } => self.shared.log.segment_refused(segment),
+            Event::SnapshotStored {
+                group,
+                number,
+                result,
+            } => {
+                self.snapshot_stored(group, number, result, effects);
+            }
+            Event::Tick => self.tick(effects),
+            Event::Wall(wall) => self.wall(wall),
+            Event::Control(control) => self.control(control),
+            Event::EndOfTurn => self.end_of_turn(effects),
+        }
+    }
+
+    /// What is to be written to this connection. Empty for one that is closed.
+    pub fn output(&mut self, conn: ConnId) -> Option<&mut OutBuf> {
+        Some(self.shared.table.get_mut(conn)?.connection.output())
+    }
+
+    fn opened(&mut self, conn: ConnId, address: &str) {
+        self.shared.counters.connections_opened += 1;
+        let open_to_all = self.shared.config.password.is_none();
+        self.shared.table.open(conn, address, open_to_all);
+    }
+
+    /// Whether promises may be made and kept.
+    pub(crate) fn serving(&self) -> bool {
+        self.lost.is_none() && self.shared.log.is_started()
+    }
+
+    fn peer_reset(&mut self, node: NodeId) {
+        self.shared.peers.reset(node);
+        if !self.serving() {
+            return;
+        }
+        for group in &mut self.groups {
+            let members = group.raft.membership().nodes.iter();
+            let there: Vec<_> = members
+                .filter(|(_, on)| **on == node)
+                .map(|(replica, _)| *replica)
+                .collect();
+            for replica in there {
+                group.raft.link_reset(replica);
+            }
+        }
+    }
+
+    fn synced(&mut self, upto: BatchSeq, effects: &mut Vec<Effect>) {
+        self.append_since_tick = None;
+        if self.stalled {
+            self.stalled = false;
+            self.set_can_vote(true);
+            self.shared
+                .note(Level::Info, None, "the disk answers again".to_owned());
+        }
+        let mut durable = std::mem::take(&mut self.durable);
+        self.shared.log.synced(upto, &mut durable, effects);
+        for done in durable.drain(..) {
+            match done {
+                Durable::Started => {
+                    self.shared
+                        .note(Level::Info, None, "the log is ready".to_owned());
+                    self.shared.roles_changed = true;
+                }
+                Durable::Persisted { group, seq } => {
+                    if let Some(group) = self.group_mut(group) {
+                        group.raft.persisted(seq);
+                    }
+                }
+                Durable::Snapshot { group, number } => {
+                    if let Some(group) = self.group_mut(group) {
+                        group.snapshot_referred(number, effects);
+                    }
+                }
+                Durable::Created { .. } | Durable::Removed { .. } => {}
+            }
+        }
+        self.durable = durable;
+    }
+
+    pub(crate) fn group_mut(&mut self, id: GroupId) -> Option<&mut Group> {
+        self.groups.iter_mut().find(|group| group.id == id)
+    }
+
+    fn snapshot_stored(
+        &mut self,
+        id: GroupId,
+        number: u64,
+        result: Result<u64, String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if result.is_ok() {
+            let now = self.shared.now_tick;
+            self.last_snapshot = self
+                .shared
+                .clocks
+                .of(self.shared.config.node, now)
+                .unwrap_or_default();
+        }
+        if let Some(group) = self.groups.iter_mut().find(|group| group.id == id) {
+            group.snapshot_stored(number, result, &mut self.shared, effects);
+        }
+    }
+
+    fn wall(&mut self, wall: UnixMillis) {
+        let (node, now_tick) = (self.shared.config.node, self.shared.now_tick);
+        self.shared.clocks.heard(node, wall, now_tick);
+        if self.shared.config.planted.has(Bug::ExpiryByLocalClock) {
+            for state in self
+                .groups
+                .iter_mut()
+                .filter_map(|group| group.state.as_mut())
+            {
+                state.keyspace.advance_clock(wall);
+            }
+        }
+    }
+
+    fn tick(&mut self, effects: &mut Vec<Effect>) {
+        self.shared.now_tick += 1;
+        self.shared.table.set_now(self.shared.now_tick);
+        if !self.serving() {
+            self.refuse_overdue_held();
+            return;
+        }
+        for group in &mut self.groups {
+            group.tick(&mut self.shared, effects);
+        }
+        self.refuse_overdue_held();
+        self.watch_disk();
+        let ticks_per_second = (1000 / self.shared.config.tick_ms).max(1);
+        if self.shared.now_tick.is_multiple_of(ticks_per_second) {
+            self.every_second();
+        }
+        self.go_on_stopping(effects);
+    }
+
+    /// What is looked after once a second.
+    fn every_second(&mut self) {
+        self.commands_per_second = self.shared.counters.commands - self.commands_then;
+        self.commands_then = self.shared.counters.commands;
+        self.shared.log.ask_again();
+        self.watch_clock();
+        for blocker in self.shared.log.blockers() {
+            let Some(group) = self
+                .groups
+                .iter_mut()
+                .find(|group| group.id == blocker.group)
+            else {
+                continue;
+            };
+            let carried = group
+                .live_entries(blocker.first, blocker.last)
+                .is_some_and(|entries| self.shared.log.carry(blocker.group, entries));
+            if !carried {
+                group.want_snapshot();
+            }
+        }
+    }
+
+    /// A disk that does not answer for an election timeout makes this node a bad leader: it would
+    /// limp on at the disk's pace for ever, since its heartbeats go on.
+    fn watch_disk(&mut self) {
+        let Some(since) = self.append_since_tick else {
+            return;
+        };
+        let waited = self.shared.now_tick - since;
+        if self.stalled || waited < u64::from(self.shared.config.election_ticks_min) {
+            return;
+        }
+        self.stalled = true;
+        let text = format!("the disk has not answered for {waited} ticks: handing over");
+        self.shared.note(Level::Warn, None, text);
+        self.set_can_vote(false);
+        for group in &mut self.groups {
+            group.hand_over();
+        }
+    }
+
+    fn set_can_vote(&mut self, can: bool) {
+        for group in &mut self.groups {
+            group.raft.set_can_vote(can);
+        }
+    }
+
+    /// A node whose wall clock is far from the median does not lead: times to live start from the
+    /// median anyway, but with one voter down the median of two is the lower one.
+    fn watch_clock(&mut self) {
+        let shared = &self.shared;
+        let (config, now) = (&shared.config, shared.now_tick);
+        let own = shared.clocks.of(config.node, now);
+        let median = shared.clocks.median(config.members.keys().copied(), now);
+        let (Some(own), Some(median)) = (own, median) else {
+            return;
+        };
+        let skew = (own - median).max(median - own);
+        let fit = skew <= config.clock_skew_ms_max;
+        for group in &mut self.groups {
+            group.set_clock_fit(fit);
+        }
+        if !fit {
+            let text =
+                format!("the wall clock is {skew} ms off the median: this node does not lead");
+            self.shared.note(Level::Warn, None, text);
+        }
+    }
+
+    fn control(&mut self, control: Control) {
+        match control {
+            Control::Transfer { group, to } => {
+                if let Some(group) = self.group_mut(group) {
+                    let nodes = &group.raft.membership().nodes;
+                    let replica = to.and_then(|to| {
+                        nodes
+                            .iter()
+                            .find(|(_, on)| **on == to)
+                            .map(|(replica, _)| *replica)
+                    });
+                    // A refusal changes nothing; whether it worked shows in the status.
+                    let _ = group.raft.transfer(replica);
+                }
+            }
+            Control::Snapshot { group } => {
+                if let Some(group) = self.group_mut(group) {
+                    group.want_snapshot();
+                }
+            }
+            Control::Shutdown => {
+                self.stopping.get_or_insert(self.shared.now_tick);
+                for group in &mut self.groups {
+                    group.retire();
+                }
+            }
+        }
+    }
+
+    /// Ends once nothing is led and nobody waits for a reply, or after the deadline of a request.
+    fn go_on_stopping(&mut self, effects: &mut Vec<Effect>) {
+        let Some(since) = self.stopping else { return };
+        let waited = self.shared.now_tick - since;
+        let busy = self.groups.iter().any(|group| {
+            group.raft.is_leader() || !group.batches.is_idle() || !group.reads.is_idle()
+        });
+        // Without another voter nobody can take over.
+        let alone = self
+            .groups
+            .iter()
+            .all(|group| group.raft.membership().voters.len() <= 1);
+        let patience = self.shared.config.deadline_ticks;
+        if busy && !alone && waited < patience {
+            return;
+        }
+        for group in &mut self.groups {
+            let unknown = group.batches.take_all_pending();
+            group.answer_unknown(&unknown, &mut self.shared);
+        }
+        self.shared.table.flush(effects);
+        effects.push(Effect::Stop(Box::new(StopReason::Shutdown)));
+    }
+
+    fn end_of_turn(&mut self, effects: &mut Vec<Effect>) {
+        self.shared.counters.turns += 1;
+        if self.serving() {
+            for group in &mut self.groups {
+                group.end_of_turn(&mut self.shared, effects);
+            }
+            if std::mem::take(&mut self.shared.roles_changed) && !self.shared.waiting.is_empty() {
+                self.retry_held();
+                for group in &mut self.groups {
+                    group.end_of_turn(&mut self.shared, effects);
+                }
+            }
+        }
+        let wall = self
+            .shared
+            .clocks
+            .of(self.shared.config.node, self.shared.now_tick);
+        self.shared.peers.flush(wall, effects);
+        let before = effects.len();
+        self.shared.log.seal(effects);
+        self.note_append(&effects[before..]);
+        self.shared.table.flush(effects);
+        self.shared.take_notes(effects);
+    }
+
+    fn note_append(&mut self, sealed: &[Effect]) {
+        for effect in sealed {
+            if let Effect::Append { frame, .. } = effect {
+                self.shared.counters.log_batches += 1;
+                self.shared.counters.log_bytes += frame.len() as u64;
+                self.append_since_tick = Some(self.shared.now_tick);
+            }
+        }
+    }
+
+    /// The face's facts on each shard that has a replica here.
+    pub(crate) fn shard_facts(&self) -> Vec<ShardFacts> {
+        self.groups
+            .iter()
+            .map(|group| ShardFacts {
+                group: group.id,
+                slots: group.slots,
+                primary: group.primary().or(group.primary_hint),
+                primary_known: group.primary().is_some(),
+                applied: group.state.as_ref().map_or(0, |state| state.applied.get()),
+                term: group.raft.term().get(),
+            })
+            .collect()
+    }
+
+    /// The keys of a slot in the group that has it here.
+    pub(crate) fn keys_in_slot(&self, slot: Slot) -> u64 {
+        let has = |group: &&Group| (group.slots.0..=group.slots.1).contains(&slot.get());
+        let state = self
+            .groups
+            .iter()
+            .find(has)
+            .and_then(|group| group.state.as_ref());
+        state.map_or(0, |state| state.keyspace.slot_len(slot))
+    }
+
+    /// A picture of the node as it is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let config = &self.shared.config;
+        let mut counters = self.shared.counters;
+        counters.errors = self.shared.table.errors;
+        Status {
+            node: config.node,
+            name: face::node_name(config.cluster, config.node),
+            incarnation: self.shared.log.incarnation(),
+            process: 0,
+            port: config
+                .members
+                .get(&config.node)
+                .map_or(0, |member| member.port),
+            uptime_ms: self.shared.now_tick * config.tick_ms,
+            lost: self.lost.clone(),
+            stopping: self.stopping.is_some(),
+            disk_full: !self.shared.log.writable(),
+            sync_outstanding_ticks: self
+                .append_since_tick
+                .map_or(0, |since| self.shared.now_tick - since),
+            connections: self.shared.table.count(),
+            connections_max: 0,
+            memory_bytes_max: config.memory_bytes_max,
+            last_snapshot_ms: self.last_snapshot.get(),
+            commands_per_second: self.commands_per_second,
+            counters,
+            groups: self.groups.iter().map(Group::status).collect(),
+        }
+    }
+
+    /// Checks every invariant. For tests and the simulator.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub fn check(&self) {
+        for group in &self.groups {
+            group.raft.check();
+        }
+    }
+
+    /// The seed of a group's chances: the same for the same node, group and life.
+    pub(crate) fn seed(config: &Config, group: GroupId, incarnation: u64, seed: u64) -> Prng {
+        let mut prng = Prng::new(seed ^ config.node.get().rotate_left(32) ^ group.get());
+        for _ in 0..incarnation % 64 {
+            prng.next_u64();
+        }
+        prng.fork()
+    }
+
+    /// The log, for tests and tools.
+    #[must_use]
+    pub fn wal(&self) -> &Log {
+        &self.shared.log
+    }
+}

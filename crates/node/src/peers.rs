@@ -1,0 +1,345 @@
+//! The other nodes: what is to be sent to each in this turn, and what is known of them.
+//!
+//! Messages of all groups are gathered by peer and link and leave as one frame at the end of the turn.
+//! Votes and heartbeats have a link of their own: behind a large entry on a slow network they would
+//! come too late, and a healthy primary would be voted out.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kvorum_base::{GroupId, Index, NodeId, ReplicaId, UnixMillis};
+use kvorum_raft::{Body, Message};
+
+use crate::config::Config;
+use crate::effect::{Effect, Level, Link};
+use crate::format::peer::{self, PeerHeader, PeerMessage};
+use crate::node::Node;
+
+/// The highest feature level that this version can apply.
+pub const LEVEL_MAX: u16 = 1;
+
+/// One peer.
+#[derive(Debug, Default)]
+struct Peer {
+    urgent: Vec<PeerMessage>,
+    bulk: Vec<PeerMessage>,
+    /// Its memory limit, once heard; 0 for none.
+    memory_limit: u64,
+    /// The highest level that it can apply, once heard.
+    level: Option<u16>,
+    lost: bool,
+}
+
+/// All other nodes.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    own: NodeId,
+    peers: BTreeMap<NodeId, Peer>,
+    header: PeerHeader,
+    pub(crate) frames_sent: u64,
+}
+
+impl Peers {
+    pub(crate) fn new(config: &Config, incarnation: u64) -> Self {
+        let others = config.members.keys().filter(|node| **node != config.node);
+        Self {
+            own: config.node,
+            peers: others.map(|node| (*node, Peer::default())).collect(),
+            header: PeerHeader {
+                level: LEVEL_MAX,
+                wall: UnixMillis::ZERO,
+                memory_limit: config.memory_bytes_max.unwrap_or(0),
+                incarnation,
+            },
+            frames_sent: 0,
+        }
+    }
+
+    /// Sends a message of one replica to another at the end of the turn.
+    pub(crate) fn send(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        from: ReplicaId,
+        to: ReplicaId,
+        message: Message,
+    ) {
+        let link = link_of(&message.body);
+        self.push(
+            node,
+            link,
+            PeerMessage::Raft {
+                group,
+                from,
+                to,
+                message,
+            },
+        );
+    }
+
+    /// Tells the primary's node a hash.
+    pub(crate) fn report_checkpoint(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        replica: ReplicaId,
+        index: Index,
+        hash: u64,
+    ) {
+        self.push(
+            node,
+            Link::Bulk,
+            PeerMessage::Hash {
+                group,
+                replica,
+                index,
+                hash,
+            },
+        );
+    }
+
+    /// Tells a replica that its state differs from the majority's.
+    pub(crate) fn report_divergence(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        replica: ReplicaId,
+        index: Index,
+    ) {
+        self.push(
+            node,
+            Link::Bulk,
+            PeerMessage::Diverged {
+                group,
+                replica,
+                index,
+            },
+        );
+    }
+
+    /// Asks the primary for a snapshot.
+    pub(crate) fn want_state(&mut self, node: NodeId, group: GroupId, replica: ReplicaId) {
+        self.push(
+            node,
+            Link::Bulk,
+            PeerMessage::StateWanted { group, replica },
+        );
+    }
+
+    fn push(&mut self, node: NodeId, link: Link, message: PeerMessage) {
+        // A node that is not among the members has no link.
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        match link {
+            Link::Urgent => peer.urgent.push(message),
+            Link::Bulk => peer.bulk.push(message),
+        }
+    }
+
+    /// The link to this node is gone: what was to be sent is lost anyway.
+    pub(crate) fn reset(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.urgent.clear();
+            peer.bulk.clear();
+        }
+    }
+
+    /// One frame for each peer and link that has messages.
+    pub(crate) fn flush(&mut self, wall: Option<UnixMillis>, effects: &mut Vec<Effect>) {
+        self.header.wall = wall.unwrap_or_default();
+        for (node, peer) in &mut self.peers {
+            let links = [
+                (Link::Urgent, &mut peer.urgent),
+                (Link::Bulk, &mut peer.bulk),
+            ];
+            for (link, messages) in links {
+                if messages.is_empty() {
+                    continue;
+                }
+                let frame = peer::encode(&self.header, messages);
+                messages.clear();
+                self.frames_sent += 1;
+                effects.push(Effect::Send {
+                    to: *node,
+                    link,
+                    frame,
+                });
+            }
+        }
+    }
+
+    /// What a frame says about its sender.
+    fn heard(&mut self, node: NodeId, header: &PeerHeader) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.memory_limit = header.memory_limit;
+            peer.level = Some(header.level);
+        }
+    }
+
+    /// The memory limit of a node, if it has one and was heard.
+    pub(crate) fn memory_bytes_max(&self, node: NodeId) -> Option<u64> {
+        let limit = self.peers.get(&node)?.memory_limit;
+        (limit > 0).then_some(limit)
+    }
+
+    /// The highest level that all of these nodes can apply; `None` while one was not heard.
+    pub(crate) fn common_level(&self, nodes: impl Iterator<Item = NodeId>) -> Option<u16> {
+        nodes
+            .map(|node| match self.peers.get(&node) {
+                Some(peer) => peer.level,
+                None => (node == self.own).then_some(LEVEL_MAX),
+            })
+            .try_fold(LEVEL_MAX, |least, level| Some(least.min(level?)))
+    }
+}
+
+fn link_of(body: &Body) -> Link {
+    match body {
+        Body::PreVote { .. }
+        | Body::PreVoteReply { .. }
+        | Body::Vote { .. }
+        | Body::VoteReply { .. }
+        | Body::Heartbeat { .. }
+        | Body::HeartbeatReply { .. }
+        | Body::TimeoutNow => Link::Urgent,
+        Body::Append { .. }
+        | Body::AppendReply { .. }
+        | Body::Chunk(_)
+        | Body::ChunkReply { .. } => Link::Bulk,
+    }
+}
+
+impl Node {
+    /// Takes in one frame of a peer.
+    pub(crate) fn peer_frame(&mut self, from: NodeId, frame: Bytes) {
+        self.shared.counters.frames_received += 1;
+        let Ok((header, messages)) = peer::decode(&frame) else {
+            self.shared.counters.frames_malformed += 1;
+            return;
+        };
+        let now_tick = self.shared.now_tick;
+        self.shared.clocks.heard(from, header.wall, now_tick);
+        self.shared.peers.heard(from, &header);
+        if self.lost.is_some() {
+            // Nothing it ever said counts, so it says nothing but this.
+            self.shared
+                .peers
+                .push(from, Link::Urgent, PeerMessage::Lost);
+            return;
+        }
+        if !self.shared.log.is_started() {
+            return;
+        }
+        for message in messages {
+            self.peer_message(from, message);
+        }
+    }
+
+    fn peer_message(&mut self, from: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Raft {
+                group,
+                from: replica,
+                to,
+                message,
+            } => {
+                self.raft_message(from, group, replica, to, message);
+            }
+            PeerMessage::Lost => self.peer_lost(from),
+            // Removing replicas comes with changes of membership.
+            PeerMessage::Gone { .. } => {}
+            PeerMessage::Hash {
+                group,
+                replica,
+                index,
+                hash,
+            } => {
+                if let Some(at) = self.position_of_member(group, replica, from) {
+                    let (groups, shared) = (&mut self.groups, &mut self.shared);
+                    if groups[at].leading() {
+                        groups[at].checkpoint_reported(index, replica, hash, shared);
+                    }
+                }
+            }
+            PeerMessage::StateWanted { group, replica } => {
+                if let Some(at) = self.position_of_member(group, replica, from) {
+                    self.groups[at].state_asked(replica);
+                }
+            }
+            PeerMessage::Diverged {
+                group,
+                replica,
+                index,
+            } => {
+                let own = self
+                    .groups
+                    .iter()
+                    .position(|own| own.id == group && own.replica == replica);
+                if let Some(at) = own
+                    && self.groups[at].primary() == Some(from)
+                {
+                    self.groups[at].diverged(index, &mut self.shared);
+                }
+            }
+        }
+    }
+
+    /// The group, if this replica is a member of it on that node.
+    fn position_of_member(&self, id: GroupId, replica: ReplicaId, on: NodeId) -> Option<usize> {
+        let at = self.groups.iter().position(|group| group.id == id)?;
+        let nodes = &self.groups[at].raft.membership().nodes;
+        (nodes.get(&replica) == Some(&on)).then_some(at)
+    }
+
+    fn raft_message(
+        &mut self,
+        from: NodeId,
+        id: GroupId,
+        replica: ReplicaId,
+        to: ReplicaId,
+        message: Message,
+    ) {
+        let Some(group) = self
+            .groups
+            .iter_mut()
+            .find(|group| group.id == id && group.replica == to)
+        else {
+            // A message never makes a replica.
+            let gone = PeerMessage::Gone {
+                group: id,
+                replica: to,
+            };
+            self.shared.peers.push(from, Link::Bulk, gone);
+            return;
+        };
+        if group
+            .raft
+            .membership()
+            .nodes
+            .get(&replica)
+            .is_some_and(|node| *node != from)
+        {
+            return;
+        }
+        if matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty())
+            && !self.shared.log.writable()
+        {
+            // No room for entries: as if the message had been lost. What is left of the log is for
+            // elections.
+            return;
+        }
+        group.raft.step(replica, message);
+    }
+
+    fn peer_lost(&mut self, from: NodeId) {
+        let Some(peer) = self.shared.peers.peers.get_mut(&from) else {
+            return;
+        };
+        if !peer.lost {
+            peer.lost = true;
+            let text = format!("node {from} lost what it had promised and must be replaced");
+            self.shared.note(Level::Error, None, text);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! From a directory's bytes to a running node.
+//!
+//! What consensus finds in the log is what it promised. The state is not in the log: it is the snapshot
+//! that the log refers to, and everything committed since is applied again from the entries. A snapshot
+//! that does not read is no broken promise; its replica takes a new one from the primary.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kvorum_base::{Bug, GroupId, Index, ReplicaId, Term};
+use kvorum_kv::Keyspace;
+use kvorum_raft::{Membership, Raft, Restored};
+
+use crate::config::{Config, GroupSpec};
+use crate::effect::{Effect, Level};
+use crate::format::chunk::Loaded;
+use crate::format::entry::{self, Content, encode_raft};
+use crate::group::Group;
+use crate::group::apply::{State, run_commands};
+use crate::limits;
+use crate::log::{Log, Recovered, RecoveredGroup};
+use crate::node::Node;
+use crate::shared::Shared;
+
+/// The snapshots that were read for a start, by group: the one that the log refers to, or why it
+/// cannot be read.
+pub type Snapshots = BTreeMap<GroupId, Result<Loaded, String>>;
+
+impl Node {
+    /// A node whose log is `recovered`, or that never had one.
+    ///
+    /// # Panics
+    /// If the configuration names no member for this node.
+    #[must_use]
+    pub fn start(
+        config: Config,
+        recovered: Option<Recovered>,
+        mut snapshots: Snapshots,
+        seed: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Self {
+        assert!(
+            config.members.contains_key(&config.node),
+            "node {} is no member",
+            config.node
+        );
+        let groups = recovered.as_ref().map(|recovered| recovered.groups.clone());
+        let mut log = match recovered {
+            Some(recovered) => Log::restart(config.log.clone(), recovered),
+            None => Log::create(config.log.clone()),
+        };
+        let groups = groups.unwrap_or_default();
+        for spec in &config.groups {
+            if let Some(replica) = spec.replica_on(config.node)
+                && !groups.contains_key(&spec.group)
+            {
+                // Made with its cluster; only the very first start of a directory comes here.
+                log.create_group(spec.group, replica, Arc::new(membership_of(spec)));
+            }
+        }
+        let next_snapshot = groups
+            .values()
+            .map(|group| group.snapshot.number)
+            .max()
+            .unwrap_or(0);
+        let mut shared = Shared::new(config, log, next_snapshot + 1);
+        let specs = shared.config.groups.clone();
+        let mut started = Vec::new();
+        for spec in &specs {
+            let Some(replica) = spec.replica_on(shared.config.node) else {
+                continue;
+            };
+            let recovered = groups.get(&spec.group);
+            let snapshot = snapshots.remove(&spec.group);
+            started.push(start_group(
+                spec,
+                replica,
+                recovered,
+                snapshot,
+                &mut shared,
+                seed,
+            ));
+        }
+        started.sort_by_key(|group| group.id);
+        let mut node = Self::with_groups(shared, started);
+        node.shared.take_notes(effects);
+        node
+    }
+
+    /// A node that lost promises: it says so to whoever asks, and nothing else, for ever.
+    #[must_use]
+    pub fn start_lost(config: Config, reason: &str) -> Self {
+        let log = Log::create(config.log.clone());
+        let mut node = Self::with_groups(Shared::new(config, log, 1), Vec::new());
+        node.lost = Some(reason.to_owned());
+        node
+    }
+}
+
+fn membership_of(spec: &GroupSpec) -> Membership {
+    Membership::initial(
+        spec.replicas
+            .iter()
+            .map(|(replica, node)| (*replica, *node)),
+    )
+}
+
+fn start_group(
+    spec: &GroupSpec,
+    replica: ReplicaId,
+    recovered: Option<&RecoveredGroup>,
+    snapshot: Option<Result<Loaded, String>>,
+    shared: &mut Shared,
+    seed: u64,
+) -> Group {
+    let fresh = Restored::fresh(membership_of(spec));
+    let restored = recovered.map_or(fresh, restored_of);
+    let (index, term) = (restored.base_index, restored.base_term);
+    let membership = Arc::clone(&restored.base_membership);
+    let commit = restored.commit;
+    let alone = membership.voters.len() == 1;
+
+    let (config, incarnation) = (&shared.config, shared.log.incarnation());
+    let prng = Node::seed(config, spec.group, incarnation, seed);
+    let raft_config = kvorum_raft::Config {
+        election_ticks_min: config.election_ticks_min,
+        election_ticks_max: config.election_ticks_max,
+        heartbeat_ticks: config.heartbeat_ticks,
+        append_bytes_max: limits::ENTRY_BYTES_TARGET,
+        uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX as usize,
+        planted: config.planted,
+        ..kvorum_raft::Config::new(replica, encode_raft)
+    };
+    let raft = Raft::new(raft_config, restored, prng);
+
+    let file = recovered
+        .map(|group| group.snapshot)
+        .filter(|snapshot| snapshot.number > 0);
+    let state = match (&file, snapshot) {
+        (None, _) => Some(empty_state(shared, membership)),
+        (Some(_), Some(Ok(loaded))) => Some(state_of(loaded, spec.group, index, term)),
+        (Some(file), other) => {
+            let reason = match other {
+                Some(Err(reason)) => reason,
+                _ => "it is not there".to_owned(),
+            };
+            let text = format!(
+                "snapshot {} cannot be read ({reason}); this replica asks the primary for its state",
+                file.number
+            );
+            shared.note(Level::Error, Some(spec.group), text);
+            None
+        }
+    };
+    let mut group = Group::new(spec.group, spec.slots, raft, state);
+    if let Some(file) = file {
+        group.snapshot_found(file.number, file.index, 0);
+    }
+    group.started(commit, shared);
+    if alone {
+        group.raft.campaign();
+    }
+    group
+}
+
+fn restored_of(group: &RecoveredGroup) -> Restored {
+    Restored {
+        hard_state: group.hard_state,
+        base_index: group.snapshot.index,
+        base_term: group.snapshot.term,
+        base_membership: Arc::clone(&group.membership),
+        entries: group.entries.clone(),
+        commit: group.commit,
+    }
+}
+
+fn empty_state(shared: &Shared, membership: Arc<Membership>) -> State {
+    let mut keyspace = Keyspace::new(shared.config.hash_key);
+    keyspace.set_planted(shared.config.planted);
+    State {
+        keyspace,
+        applied: Index::ZERO,
+        applied_term: Term::ZERO,
+        membership,
+    }
+}
+
+fn state_of(loaded: Loaded, group: GroupId, index: Index, term: Term) -> State {
+    let state = State::from(loaded);
+    assert_eq!(
+        (state.applied, state.applied_term),
+        (index, term),
+        "the log of group {group} refers to another snapshot than was read"
+    );
+    state
+}
+
+impl Group {
+    /// Applies what is known to be committed, before any client can ask.
+    fn started(&mut self, commit: Index, shared: &mut Shared) {
+        if self.state.is_none() {
+            self.raft.state_lost();
+            self.update_can_campaign();
+            return;
+        }
+        if shared.config.planted.has(Bug::AppliedTwice) {
+            self.apply_last_again(shared);
+        }
+        if commit > Index::ZERO {
+            self.apply_committed(shared);
+        }
+    }
+
+    /// Applies the first entry after the snapshot once more than it should be.
+    fn apply_last_again(&mut self, shared: &mut Shared) {
+        let Some(state) = &mut self.state else { return };
+        if let Some(entry) = self.raft.entry(state.applied.next())
+            && let Content::Commands(commands) = entry::content(entry)
+        {
+            run_commands(state, commands, None, shared);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What a node says of itself, as plain data: for INFO, the HTTP interface and the simulator.
+
+use kvorum_base::{GroupId, NodeId, ReplicaId};
+
+/// A picture of a node at one moment.
+#[derive(Clone, Default, Debug)]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// Its name in the form of Redis: 40 hexadecimal digits.
+    pub name: String,
+    /// How often it was started.
+    pub incarnation: u64,
+    /// The process id, as the shell filled it in.
+    pub process: u32,
+    /// The port for clients.
+    pub port: u16,
+    /// Milliseconds since its start, by ticks.
+    pub uptime_ms: u64,
+    /// Whether the node lost promises and stays silent; then why.
+    pub lost: Option<String>,
+    /// Whether it is handing over in order to end.
+    pub stopping: bool,
+    /// Whether writes are refused because the log has no room.
+    pub disk_full: bool,
+    /// Ticks for which the oldest sync has been outstanding.
+    pub sync_outstanding_ticks: u64,
+    /// Open client connections.
+    pub connections: u64,
+    /// How many the shell admits, as it filled in.
+    pub connections_max: u64,
+    /// The memory limit in logical bytes.
+    pub memory_bytes_max: Option<u64>,
+    /// When the last snapshot was stored, in Unix milliseconds; 0 for never.
+    pub last_snapshot_ms: u64,
+    /// Commands in the last full second.
+    pub commands_per_second: u64,
+    /// What only ever grows.
+    pub counters: Counters,
+    /// The groups that have a replica here.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// What only ever grows.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Connections opened.
+    pub connections_opened: u64,
+    /// Requests taken.
+    pub commands: u64,
+    /// Of these, reads of the keyspace.
+    pub reads: u64,
+    /// Of these, writes.
+    pub writes: u64,
+    /// Error replies.
+    pub errors: u64,
+    /// Requests answered by a redirect.
+    pub redirects: u64,
+    /// Writes whose outcome was called unknown.
+    pub unknown: u64,
+    /// Bytes read from clients.
+    pub input_bytes: u64,
+    /// Bytes written for clients.
+    pub output_bytes: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Keys removed after their time.
+    pub expired_keys: u64,
+    /// Entries applied.
+    pub entries_applied: u64,
+    /// Commands applied.
+    pub commands_applied: u64,
+    /// Log batches written.
+    pub log_batches: u64,
+    /// Log bytes written.
+    pub log_bytes: u64,
+    /// Elections that this node began or answered.
+    pub elections: u64,
+    /// Times that this node became a primary.
+    pub elected: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Frames sent to peers.
+    pub frames_sent: u64,
+    /// Frames taken from peers.
+    pub frames_received: u64,
+    /// Frames of peers that could not be read.
+    pub frames_malformed: u64,
+    /// Snapshots stored.
+    pub snapshots_stored: u64,
+    /// Snapshots of others installed.
+    pub snapshots_installed: u64,
+    /// Uncommitted entries dropped because a newer leader had others.
+    pub truncations: u64,
+    /// Checkpoints at which a replica disagreed.
+    pub divergences: u64,
+}
+
+/// A picture of one replica.
+#[derive(Clone, Default, Debug)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// This replica.
+    pub replica: ReplicaId,
+    /// Its role: leader, follower, candidate, learner, or waiting for a snapshot.
+    pub role: &'static str,
+    /// Whether it leads.
+    pub leading: bool,
+    /// The node of the leader, as far as known.
+    pub primary: Option<NodeId>,
+    /// The first and last slot.
+    pub slots: (u16, u16),
+    /// The term.
+    pub term: u64,
+    /// The commit index.
+    pub commit: u64,
+    /// The applied index.
+    pub applied: u64,
+    /// The last index of the log.
+    pub last: u64,
+    /// Keys, expired ones that are not removed yet included.
+    pub keys: u64,
+    /// Keys with a time to live.
+    pub expiring_keys: u64,
+    /// Bytes of keys and values.
+    pub logical_bytes: u64,
+    /// The hash of the whole state.
+    pub state_hash: u64,
+    /// The logged clock, in Unix milliseconds.
+    pub clock_ms: u64,
+    /// Whether a snapshot file is being written.
+    pub snapshot_running: bool,
+    /// The last entry that the newest durable snapshot covers.
+    pub snapshot_index: u64,
+    /// If it leads: what it knows of the others.
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// What a leader knows of a follower.
+#[derive(Clone, Debug)]
+pub struct FollowerStatus {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Its node.
+    pub node: NodeId,
+    /// The last entry known to be on its disk.
+    pub matched: u64,
+    /// Ticks since it was last heard.
+    pub silent_ticks: u64,
+}
