@@ -9,8 +9,9 @@ use kvorum_base::{Index, ReplicaId, Term};
 use crate::membership;
 use crate::types::{Entry, Membership, Payload};
 
-/// Terms from here on are nonsense: no election gets there, and one past the largest would wrap.
-const TERM_LIMIT: Term = Term(1 << 62);
+/// Terms and indexes from here on are nonsense: nothing gets there, and one past the largest would
+/// wrap.
+const LIMIT: u64 = 1 << 62;
 
 /// A message. Sender and receiver travel in the envelope that the caller makes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,7 +26,7 @@ impl Message {
     /// Whether a correct replica can have sent this: what does not depend on the receiver's state.
     /// Everything after this may assume it.
     pub(crate) fn is_plausible(&self) -> bool {
-        if self.term >= TERM_LIMIT {
+        if self.term.get() >= LIMIT {
             return false;
         }
         match &self.body {
@@ -35,18 +36,21 @@ impl Message {
                 entries,
                 ..
             } => {
+                if prev_index.get() >= LIMIT {
+                    return false;
+                }
                 let mut before = (*prev_index, *prev_term);
                 let in_order = entries.iter().all(|entry| {
                     let follows = entry.index == before.0.next() && entry.term >= before.1;
                     before = (entry.index, entry.term);
                     follows && entry.term > Term::ZERO && is_sound(entry)
                 });
-                (*prev_index == Index::ZERO) == (*prev_term == Term::ZERO)
-                    && in_order
+                in_order
                     && before.1 <= self.term
+                    && (*prev_index == Index::ZERO) == (*prev_term == Term::ZERO)
             }
             Body::Chunk(chunk) => {
-                chunk.snapshot.index > Index::ZERO
+                (1..LIMIT).contains(&chunk.snapshot.index.get())
                     && chunk.snapshot.term > Term::ZERO
                     && chunk.snapshot.term <= self.term
                     && membership::is_sound(&chunk.membership)

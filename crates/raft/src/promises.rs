@@ -44,8 +44,16 @@ impl Outbox {
         self.effects.push(effect);
     }
 
-    /// Asks for a write and returns its number.
+    /// Asks for a write and returns its number. A vote given in the step that brought its term is one
+    /// write with it.
     pub(crate) fn persist(&mut self, what: Persist) -> PersistSeq {
+        if let Persist::HardState(_) = what
+            && let Some(Effect::Persist { seq, what: before }) = self.effects.last_mut()
+            && let Persist::HardState(_) = before
+        {
+            *before = what;
+            return *seq;
+        }
         self.issued += 1;
         if matches!(what, Persist::HardState(_)) {
             self.hard_state = self.issued;
@@ -163,6 +171,21 @@ mod tests {
         assert_eq!(sent(&mut outbox), [1]);
         outbox.send_after(entries, ReplicaId(2), numbered(3));
         assert_eq!(sent(&mut outbox), [3]);
+    }
+
+    #[test]
+    fn a_term_and_its_vote_are_one_write() {
+        let mut outbox = Outbox::default();
+        let term = outbox.persist(Persist::HardState(HardState::default()));
+        assert_eq!(
+            outbox.persist(Persist::HardState(HardState::default())),
+            term
+        );
+        outbox.drain_into(&mut Vec::new());
+        assert_ne!(
+            outbox.persist(Persist::HardState(HardState::default())),
+            term
+        );
     }
 
     #[test]

@@ -610,11 +610,12 @@ impl Raft {
             return true;
         }
         let new = entries.split_off(held);
-        if let Some(first) = new.first()
-            && first.index <= self.log.commit()
-            && !self.config.planted.has(Bug::CommittedTruncated)
-        {
-            return false;
+        if let Some(first) = new.first() {
+            let contradicts = first.index <= self.log.commit()
+                || self.log.term_at(first.index.prev()) > Some(first.term);
+            if contradicts && !self.config.planted.has(Bug::CommittedTruncated) {
+                return false;
+            }
         }
         self.append(new);
         true

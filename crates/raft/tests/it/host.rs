@@ -114,7 +114,7 @@ pub(crate) struct Host {
 
 pub(crate) fn encode(_: Term, _: Index, payload: &Payload) -> Bytes {
     match payload {
-        Payload::Empty => Bytes::new(),
+        Payload::Empty => Bytes::from_static(b"-"),
         Payload::Command => unreachable!("only the caller makes commands"),
         Payload::Membership(membership) => Bytes::from(format!("members {}", membership.id)),
     }

@@ -4,12 +4,12 @@
 //! cluster V            V voters with small timeouts (10..=20 ticks, heartbeats every 2)
 //!   chunk=C in-flight=A chunks=K bytes=B uncommitted=U
 //! tick N [count=T]     time passes at N
-//! deliver [from= to= kind= count=] [quiet]   what is on the way now, not what that causes
-//! run [ticks=T] [cut=N] [quiet]   delivers all until nothing is on the way, T ticks long
-//! drop/copy [from= to= kind=]     messages on the way are lost, or doubled
+//! deliver [from= to= kind= skip= count=]     what is on the way now, not what that causes
+//! run [ticks=T] [cut=N]           delivers all until nothing is on the way, T ticks long
+//! drop/copy [from= to= ...]        messages on the way are lost, or doubled
 //! queue                what is on the way
 //! sync N [count=C] | sync N off | sync N on      its writes reach the disk, by hand or at once
-//! campaign N | elect N            stands for election; the latter delivers all, quietly
+//! campaign N | elect N            stands for election; the latter delivers all and shows the winner
 //! propose N TEXT | read N | transfer N [to=M] | members N voters=.. learners=.. [expected=I]
 //! add N                a new replica that knows nobody
 //! crash N [keep=C] | restart N | reset-link N from=M
@@ -17,6 +17,7 @@
 //! votes N off|on       whether it gives votes
 //! log N | status N     what it holds
 //! ```
+//! The word `quiet` at the end of any command leaves messages and writes out of its trace.
 
 use std::path::Path;
 
@@ -60,6 +61,7 @@ impl Scripted {
         };
         let (from, to) = (number("from")?, number("to")?);
         let count = command.number_or("count", u64::MAX)?;
+        let mut skip = command.number_or("skip", 0)?;
         let mut taken = Vec::new();
         let mut left = Vec::new();
         for envelope in std::mem::take(&mut self.cluster.messages) {
@@ -69,7 +71,10 @@ impl Scripted {
                     .get("kind")
                     .is_none_or(|kind| kind == trace::kind(&envelope.message.body))
                 && (taken.len() as u64) < count;
-            if fits {
+            if fits && skip > 0 {
+                skip -= 1;
+                left.push(envelope);
+            } else if fits {
                 taken.push(envelope);
             } else {
                 left.push(envelope);
@@ -283,6 +288,7 @@ impl Runner for Scripted {
             .unwrap_or_default()
             .iter()
             .filter_map(|happened| trace::line(happened, quiet))
+            .filter(|line| command.name != "elect" || line.contains("leads"))
             .collect();
         if !printed.is_empty() {
             lines.push(printed);
