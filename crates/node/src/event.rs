@@ -5,6 +5,7 @@ use bytes::Bytes;
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 
 use crate::log::{BatchSeq, SegmentId};
+use crate::status::Process;
 
 /// One event. Borrowed bytes are read during the call and not kept.
 #[derive(Debug)]
@@ -76,6 +77,8 @@ pub enum Event<'a> {
     Tick,
     /// What the wall clock says now. Sent at least once a second and before the first client.
     Wall(UnixMillis),
+    /// What the shell knows of the process, for INFO; about once a second.
+    Process(Process),
     /// An operator's request.
     Control(Control),
     /// Nothing more is at hand: seal batches, number the reads, release what is due.

@@ -15,7 +15,7 @@ use crate::event::{Control, Event};
 use crate::group::Group;
 use crate::log::{BatchSeq, Durable, Log};
 use crate::shared::Shared;
-use crate::status::Status;
+use crate::status::{Process, Status};
 
 /// All groups and clients of one machine, as a state machine.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct Node {
     commands_then: u64,
     commands_per_second: u64,
     last_snapshot: UnixMillis,
+    snapshot_failed: bool,
+    process: Process,
     durable: Vec<Durable>,
 }
 
@@ -52,6 +54,8 @@ impl Node {
             commands_then: 0,
             commands_per_second: 0,
             last_snapshot: UnixMillis::ZERO,
+            snapshot_failed: false,
+            process: Process::default(),
             durable: Vec::new(),
         }
     }
@@ -78,6 +82,7 @@ impl Node {
             }
             Event::Tick => self.tick(effects),
             Event::Wall(wall) => self.wall(wall),
+            Event::Process(process) => self.process = process,
             Event::Control(control) => self.control(control),
             Event::EndOfTurn => self.end_of_turn(effects),
         }
@@ -160,6 +165,7 @@ impl Node {
         result: Result<u64, String>,
         effects: &mut Vec<Effect>,
     ) {
+        self.snapshot_failed = result.is_err();
         if result.is_ok() {
             let now = self.shared.now_tick;
             self.last_snapshot = self
@@ -396,11 +402,12 @@ impl Node {
         let config = &self.shared.config;
         let mut counters = self.shared.counters;
         counters.errors = self.shared.table.errors;
+        counters.frames_sent = self.shared.peers.frames_sent;
         Status {
             node: config.node,
             name: face::node_name(config.cluster, config.node),
             incarnation: self.shared.log.incarnation(),
-            process: 0,
+            process: self.process,
             port: config
                 .members
                 .get(&config.node)
@@ -413,9 +420,10 @@ impl Node {
                 .append_since_tick
                 .map_or(0, |since| self.shared.now_tick - since),
             connections: self.shared.table.count(),
-            connections_max: 0,
+            held: self.shared.waiting.len(),
             memory_bytes_max: config.memory_bytes_max,
             last_snapshot_ms: self.last_snapshot.get(),
+            snapshot_failed: self.snapshot_failed,
             commands_per_second: self.commands_per_second,
             counters,
             groups: self.groups.iter().map(Group::status).collect(),

@@ -11,8 +11,8 @@ pub struct Status {
     pub name: String,
     /// How often it was started.
     pub incarnation: u64,
-    /// The process id, as the shell filled it in.
-    pub process: u32,
+    /// What the shell last said of the process.
+    pub process: Process,
     /// The port for clients.
     pub port: u16,
     /// Milliseconds since its start, by ticks.
@@ -27,18 +27,39 @@ pub struct Status {
     pub sync_outstanding_ticks: u64,
     /// Open client connections.
     pub connections: u64,
-    /// How many the shell admits, as it filled in.
-    pub connections_max: u64,
+    /// Requests that wait for a primary.
+    pub held: u64,
     /// The memory limit in logical bytes.
     pub memory_bytes_max: Option<u64>,
     /// When the last snapshot was stored, in Unix milliseconds; 0 for never.
     pub last_snapshot_ms: u64,
+    /// The last attempt to store a snapshot failed.
+    pub snapshot_failed: bool,
     /// Commands in the last full second.
     pub commands_per_second: u64,
     /// What only ever grows.
     pub counters: Counters,
     /// The groups that have a replica here.
     pub groups: Vec<GroupStatus>,
+}
+
+/// What only the shell knows of the process.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Process {
+    /// The process id.
+    pub id: u32,
+    /// Its resident memory in bytes.
+    pub memory_bytes: u64,
+    /// Processor time in user mode, in microseconds.
+    pub cpu_user_us: u64,
+    /// Processor time in the kernel, in microseconds.
+    pub cpu_system_us: u64,
+    /// How many client connections are admitted.
+    pub connections_max: u64,
+    /// How many were turned away.
+    pub connections_refused: u64,
+    /// Bytes written to clients.
+    pub output_bytes: u64,
 }
 
 /// What only ever grows.
@@ -60,12 +81,6 @@ pub struct Counters {
     pub unknown: u64,
     /// Bytes read from clients.
     pub input_bytes: u64,
-    /// Bytes written for clients.
-    pub output_bytes: u64,
-    /// Reads that found their key.
-    pub hits: u64,
-    /// Reads that did not.
-    pub misses: u64,
     /// Keys removed after their time.
     pub expired_keys: u64,
     /// Entries applied.
@@ -76,7 +91,7 @@ pub struct Counters {
     pub log_batches: u64,
     /// Log bytes written.
     pub log_bytes: u64,
-    /// Elections that this node began or answered.
+    /// Terms that began while this node ran, over all groups.
     pub elections: u64,
     /// Times that this node became a primary.
     pub elected: u64,

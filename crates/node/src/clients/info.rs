@@ -50,7 +50,7 @@ fn write_section(status: &Status, section: &str, text: &mut String) {
         "persistence" => persistence(status, text),
         "stats" => stats(status, text),
         "replication" => replication(status, text),
-        "cpu" => text.push_str("# CPU\r\nused_cpu_sys:0.000000\r\nused_cpu_user:0.000000\r\n"),
+        "cpu" => cpu(status, text),
         "modules" => text.push_str("# Modules\r\n"),
         "errorstats" => text.push_str("# Errorstats\r\n"),
         "cluster" => text.push_str("# Cluster\r\ncluster_enabled:1\r\n"),
@@ -76,7 +76,7 @@ fn server(status: &Status, text: &mut String) {
         "redis_mode": "cluster",
         "os": "Linux",
         "arch_bits": usize::BITS,
-        "process_id": status.process,
+        "process_id": status.process.id,
         "run_id": status.name,
         "tcp_port": status.port,
         "uptime_in_seconds": status.uptime_ms / 1000,
@@ -89,10 +89,8 @@ fn clients(status: &Status, text: &mut String) {
     lines!(text, "Clients",
         "connected_clients": status.connections,
         "cluster_connections": 0,
-        "maxclients": status.connections_max,
-        "client_recent_max_input_buffer": 0,
-        "client_recent_max_output_buffer": 0,
-        "blocked_clients": 0,
+        "maxclients": status.process.connections_max,
+        "blocked_clients": status.held,
         "tracking_clients": 0,
     );
 }
@@ -101,6 +99,7 @@ fn memory(status: &Status, text: &mut String) {
     let dataset: u64 = status.groups.iter().map(|group| group.logical_bytes).sum();
     lines!(text, "Memory",
         "used_memory": dataset,
+        "used_memory_rss": status.process.memory_bytes,
         "used_memory_dataset": dataset,
         "maxmemory": status.memory_bytes_max.unwrap_or(0),
         "maxmemory_policy": "noeviction",
@@ -113,13 +112,11 @@ fn persistence(status: &Status, text: &mut String) {
     lines!(text, "Persistence",
         "loading": 0,
         "async_loading": 0,
-        "rdb_changes_since_last_save": 0,
         "rdb_bgsave_in_progress": u8::from(running),
         "rdb_last_save_time": status.last_snapshot_ms / 1000,
-        "rdb_last_bgsave_status": "ok",
+        "rdb_last_bgsave_status": if status.snapshot_failed { "err" } else { "ok" },
         "aof_enabled": 1,
-        "aof_last_write_status": "ok",
-        "aof_delayed_fsync": 0,
+        "aof_last_write_status": if status.disk_full { "err" } else { "ok" },
     );
 }
 
@@ -130,18 +127,12 @@ fn stats(status: &Status, text: &mut String) {
         "total_commands_processed": counters.commands,
         "instantaneous_ops_per_sec": status.commands_per_second,
         "total_net_input_bytes": counters.input_bytes,
-        "total_net_output_bytes": counters.output_bytes,
-        "rejected_connections": 0,
-        "sync_full": 0,
-        "sync_partial_ok": 0,
-        "sync_partial_err": 0,
+        "total_net_output_bytes": status.process.output_bytes,
+        "rejected_connections": status.process.connections_refused,
         "expired_keys": counters.expired_keys,
         "evicted_keys": 0,
-        "keyspace_hits": counters.hits,
-        "keyspace_misses": counters.misses,
         "pubsub_channels": 0,
         "pubsub_patterns": 0,
-        "latest_fork_usec": 0,
         "total_error_replies": counters.errors,
     );
 }
@@ -162,10 +153,14 @@ fn replication(status: &Status, text: &mut String) {
         "master_replid2": "0000000000000000000000000000000000000000",
         "master_repl_offset": offset,
         "second_repl_offset": -1,
-        "repl_backlog_active": 1,
-        "repl_backlog_size": 0,
-        "repl_backlog_first_byte_offset": 0,
-        "repl_backlog_histlen": 0,
+    );
+}
+
+fn cpu(status: &Status, text: &mut String) {
+    let seconds = |us: u64| format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
+    lines!(text, "CPU",
+        "used_cpu_sys": seconds(status.process.cpu_system_us),
+        "used_cpu_user": seconds(status.process.cpu_user_us),
     );
 }
 

@@ -63,6 +63,10 @@ impl Waiting {
         self.held.iter().any(|held| held.conn == conn)
     }
 
+    pub(crate) fn len(&self) -> u64 {
+        self.held.len() as u64
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }

@@ -20,8 +20,8 @@ pub(crate) mod reads;
 pub mod snapshot;
 pub(crate) mod waits;
 
-use kvorum_base::{Bug, GroupId, NodeId, ReplicaId, Term};
-use kvorum_raft::{self as raft, Persist, Raft, RoleName};
+use kvorum_base::{Bug, GroupId, Index, NodeId, ReplicaId, Term};
+use kvorum_raft::{self as raft, Entry, Persist, Raft, RoleName};
 
 use crate::clients::waiting::Held;
 use crate::effect::{Effect, Level};
@@ -65,12 +65,16 @@ pub(crate) struct Group {
     state_wanted_tick: Option<u64>,
     /// At least the bytes of the entries in memory; counted anew when it is too much.
     cached_bytes: u64,
+    /// For the counters.
+    last_recorded: Index,
+    last_term: Term,
     /// Reused between turns.
     raft_effects: Vec<raft::Effect>,
 }
 
 impl Group {
     pub(crate) fn new(id: GroupId, slots: (u16, u16), raft: Raft, state: Option<State>) -> Self {
+        let (last_recorded, last_term) = (raft.last_index(), raft.term());
         Self {
             id,
             replica: raft.id(),
@@ -90,6 +94,8 @@ impl Group {
             state_wanted_tick: None,
             raft_effects: Vec::new(),
             cached_bytes: 0,
+            last_recorded,
+            last_term,
         }
     }
 
@@ -213,10 +219,20 @@ impl Group {
                     .map(|entry| entry.data.len() as u64)
                     .sum::<u64>();
                 self.cached_bytes += bytes;
+                self.count_truncation(entries, shared);
                 0
             }
         };
         shared.log.record(self.id, seq, what, covering);
+    }
+
+    /// Entries in place of others that no majority had.
+    fn count_truncation(&mut self, entries: &[Entry], shared: &mut Shared) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return;
+        };
+        shared.counters.truncations += u64::from(first.index <= self.last_recorded);
+        self.last_recorded = last.index;
     }
 
     fn role_changed(
@@ -229,6 +245,10 @@ impl Group {
         let node = leader.and_then(|replica| self.raft.membership().nodes.get(&replica).copied());
         if node.is_some() {
             self.primary_hint = node;
+        }
+        if term > self.last_term {
+            self.last_term = term;
+            shared.counters.elections += 1;
         }
         if leading {
             shared.counters.elected += 1;
