@@ -44,12 +44,19 @@ const FILE_LINES_MAX: usize = 800;
 /// Lines of a function beyond which it is hard to hold in the head.
 const FUNCTION_LINES_MAX: usize = 70;
 /// Files whose long functions are one flat `match`, table or codec.
-const LONG_FUNCTIONS_ALLOWED: &[&str] = &[];
-const LINE_CHARS_MAX: usize = 100;
+const LONG_FUNCTIONS_ALLOWED: &[&str] = &[
+    "crates/server/src/config.rs",
+    "crates/server/src/metrics.rs",
+];
+/// rustfmt keeps code to 100; prose may run a little over.
+const LINE_CHARS_MAX: usize = 110;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace")
 }
 
 /// Every file that git tracks, or would.
@@ -77,18 +84,39 @@ fn rust_files() -> Vec<(PathBuf, String)> {
         .collect()
 }
 
+fn metadata() -> serde_json::Value {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata");
+    serde_json::from_slice(&output.stdout).expect("metadata in JSON")
+}
+
 /// The part of a source file before its inline tests.
 fn production(text: &str) -> &str {
-    text.find("#[cfg(test)]\nmod tests").map_or(text, |at| &text[..at])
+    text.find("#[cfg(test)]\nmod tests")
+        .map_or(text, |at| &text[..at])
 }
 
 fn is_test(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str() == "tests")
+    path.components()
+        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "examples")
 }
 
 fn crate_of(path: &Path) -> Option<String> {
-    let mut parts = path.components().map(|part| part.as_os_str().to_string_lossy());
-    (parts.next()? == "crates").then(|| parts.next().map(|name| name.into_owned())).flatten()
+    let mut parts = path
+        .components()
+        .map(|part| part.as_os_str().to_string_lossy());
+    (parts.next()? == "crates")
+        .then(|| parts.next().map(|name| name.into_owned()))
+        .flatten()
 }
 
 fn report(rule: &str, failures: &[String]) {
@@ -97,12 +125,7 @@ fn report(rule: &str, failures: &[String]) {
 
 #[test]
 fn crates_import_what_the_house_allows() {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
-        .current_dir(root())
-        .output()
-        .expect("cargo metadata");
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("metadata");
+    let metadata = metadata();
     let mut failures = Vec::new();
     let mut seen = BTreeSet::new();
     for package in metadata["packages"].as_array().expect("packages") {
@@ -114,7 +137,9 @@ fn crates_import_what_the_house_allows() {
         };
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let used = dependency["name"].as_str().expect("a name");
-            let Some(used) = used.strip_prefix("kvorum-") else { continue };
+            let Some(used) = used.strip_prefix("kvorum-") else {
+                continue;
+            };
             let for_tests = dependency["kind"].as_str() == Some("dev");
             if !for_tests && !allowed.contains(&used) {
                 failures.push(format!("{name} may not use {used}"));
@@ -134,7 +159,9 @@ fn pure_crates_stay_pure() {
     let mut failures = Vec::new();
     for (path, text) in rust_files() {
         let pure = crate_of(&path).is_some_and(|name| PURE.contains(&name.as_str()));
-        let excepted = MAY_READ_FILES.iter().any(|allowed| Path::new(allowed) == path);
+        let excepted = MAY_READ_FILES
+            .iter()
+            .any(|allowed| Path::new(allowed) == path);
         if !pure || is_test(&path) || excepted {
             continue;
         }
@@ -167,7 +194,9 @@ fn files_are_one_thought() {
 fn functions_fit_in_the_head() {
     let mut failures = Vec::new();
     for (path, text) in rust_files() {
-        let allowed = LONG_FUNCTIONS_ALLOWED.iter().any(|allowed| Path::new(allowed) == path);
+        let allowed = LONG_FUNCTIONS_ALLOWED
+            .iter()
+            .any(|allowed| Path::new(allowed) == path);
         if is_test(&path) || allowed {
             continue;
         }
@@ -187,9 +216,15 @@ fn functions(text: &str) -> Vec<(usize, usize, String)> {
     let mut found = Vec::new();
     for (start, line) in lines.iter().enumerate() {
         let code = line.trim_start();
-        let is_function = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn "]
-            .iter()
-            .any(|opening| code.starts_with(opening))
+        let is_function = [
+            "fn ",
+            "pub fn ",
+            "pub(crate) fn ",
+            "pub(super) fn ",
+            "async fn ",
+        ]
+        .iter()
+        .any(|opening| code.starts_with(opening))
             || code.starts_with("pub async fn ")
             || code.starts_with("pub(crate) async fn ");
         if !is_function {
@@ -217,8 +252,11 @@ fn every_file_opens_with_what_it_is() {
 fn lines_are_short_and_nothing_is_left_undone() {
     let mut failures = Vec::new();
     // Spelled in two parts, so that this list does not find itself.
-    let reminders: Vec<String> =
-        ["TO", "FIX", "XX"].iter().zip(["DO", "ME", "X"]).map(|(a, b)| format!("{a}{b}")).collect();
+    let reminders: Vec<String> = ["TO", "FIX", "XX"]
+        .iter()
+        .zip(["DO", "ME", "X"])
+        .map(|(a, b)| format!("{a}{b}"))
+        .collect();
     for (path, text) in rust_files() {
         for (number, line) in text.lines().enumerate() {
             let place = format!("{}:{}", path.display(), number + 1);
@@ -226,7 +264,10 @@ fn lines_are_short_and_nothing_is_left_undone() {
             if line.chars().count() > LINE_CHARS_MAX && !quoted {
                 failures.push(format!("{place}: {} characters", line.chars().count()));
             }
-            if reminders.iter().any(|reminder| line.contains(reminder.as_str())) {
+            if reminders
+                .iter()
+                .any(|reminder| line.contains(reminder.as_str()))
+            {
                 failures.push(format!("{place}: a reminder"));
             }
         }
@@ -284,18 +325,15 @@ fn nothing_large_is_kept() {
 #[test]
 fn guests_are_on_the_list() {
     let style = fs::read_to_string(root().join("STYLE.md")).expect("STYLE.md");
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
-    let section = manifest
-        .split("[workspace.dependencies]")
-        .nth(1)
-        .and_then(|rest| rest.split("\n[").next())
-        .expect("the dependencies");
-    let failures: Vec<String> = section
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, _)| name.trim().to_owned())
-        .filter(|name| !name.starts_with("kvorum-") && !name.starts_with('#'))
-        .filter(|name| !style.contains(&format!("| `{name}` |")))
-        .collect();
+    let mut failures = BTreeSet::new();
+    for package in metadata()["packages"].as_array().expect("packages") {
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let name = dependency["name"].as_str().expect("a name");
+            if !name.starts_with("kvorum-") && !style.contains(&format!("| `{name}` |")) {
+                failures.insert(format!("{name}, of {}", package["name"]));
+            }
+        }
+    }
+    let failures: Vec<String> = failures.into_iter().collect();
     report("guests that STYLE.md gives no reason for", &failures);
 }
