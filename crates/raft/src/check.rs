@@ -151,10 +151,13 @@ impl Raft {
         match &self.role {
             Role::Follower => assert_ne!(self.leader, Some(self.config.id)),
             Role::PreCandidate(_) => assert_eq!(self.leader, None),
-            Role::Candidate(votes) => {
+            Role::Candidate(candidacy) => {
                 assert_eq!(self.leader, None);
                 assert_eq!(self.hard_state.vote, Some(self.config.id));
-                assert!(!votes.contains_key(&self.config.id) || self.out.hard_state_is_durable());
+                assert!(
+                    !candidacy.votes.contains_key(&self.config.id)
+                        || self.out.hard_state_is_durable()
+                );
             }
             Role::Leader(_) => self.check_leader(),
         }

@@ -6,13 +6,15 @@
 //! hears nothing by its own fault, disturbs nobody. And a leader that hears no majority steps down
 //! (section 6.2), so that its clients look elsewhere.
 
+use std::collections::BTreeMap;
+
 use kvorum_base::{Index, ReplicaId, Term};
 
 use crate::effect::Effect;
 use crate::message::{AppendOutcome, Body, Message};
 use crate::progress::Progress;
 use crate::quorum::{self, Ballot};
-use crate::raft::{Leader, Raft, Role, Votes};
+use crate::raft::{Candidacy, Leader, Raft, Role};
 use crate::read_index::Reads;
 use crate::snapshot::end_transfer;
 use crate::types::Payload;
@@ -68,6 +70,12 @@ impl Raft {
     pub(crate) fn tick_election(&mut self) {
         self.election_elapsed += 1;
         if self.election_elapsed < self.election_timeout {
+            if self
+                .election_elapsed
+                .is_multiple_of(self.config.heartbeat_ticks)
+            {
+                self.ask_voters();
+            }
             return;
         }
         if self.may_campaign() {
@@ -121,61 +129,80 @@ impl Raft {
     }
 
     fn pre_campaign(&mut self) {
-        self.role = Role::PreCandidate(Votes::from([(self.config.id, true)]));
+        self.role = Role::PreCandidate(Candidacy {
+            votes: [(self.config.id, true)].into(),
+            transfer: false,
+        });
         self.leader = None;
         self.leader_heard_at = None;
         self.reset_election_timer();
-        let term = self.hard_state.term.next();
-        let body = Body::PreVote {
-            last_index: self.log.last_index(),
-            last_term: self.log.last_term(),
-        };
-        self.ask_voters(&Message { term, body });
+        self.ask_voters();
         self.count_votes();
     }
 
     /// Stands for election in a new term. The requests leave when the own vote is durable, and it
     /// counts no earlier either.
     pub(crate) fn become_candidate(&mut self, transfer: bool) {
-        self.role = Role::Candidate(Votes::new());
+        self.role = Role::Candidate(Candidacy {
+            votes: BTreeMap::new(),
+            transfer,
+        });
         self.leader = None;
         self.leader_heard_at = None;
         self.reset_election_timer();
-        let term = self.hard_state.term.next();
-        self.set_hard_state(term, Some(self.config.id));
-        let body = Body::Vote {
-            last_index: self.log.last_index(),
-            last_term: self.log.last_term(),
-            transfer,
-        };
-        self.ask_voters(&Message { term, body });
+        self.set_hard_state(self.hard_state.term.next(), Some(self.config.id));
     }
 
-    fn ask_voters(&mut self, message: &Message) {
+    /// Asks the voters that have not answered yet. Repeated with every heartbeat interval: a lost
+    /// request or answer should not cost a whole election timeout.
+    fn ask_voters(&mut self) {
+        let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
+        let (term, body, votes) = match &self.role {
+            Role::PreCandidate(candidacy) => {
+                let body = Body::PreVote {
+                    last_index,
+                    last_term,
+                };
+                (self.hard_state.term.next(), body, &candidacy.votes)
+            }
+            Role::Candidate(candidacy) if self.out.hard_state_is_durable() => {
+                let body = Body::Vote {
+                    last_index,
+                    last_term,
+                    transfer: candidacy.transfer,
+                };
+                (self.hard_state.term, body, &candidacy.votes)
+            }
+            _ => return,
+        };
         let membership = self.history.newest();
         for to in membership.replicas() {
-            if to != self.config.id && membership.is_voter(to) {
-                self.out.send(to, message.clone());
+            if membership.is_voter(to) && to != self.config.id && !votes.contains_key(&to) {
+                let body = body.clone();
+                self.out.send(to, Message { term, body });
             }
         }
     }
 
+    /// The own vote is durable: it counts, and the others can be asked.
     pub(crate) fn maybe_vote_for_self(&mut self) {
         if !self.out.hard_state_is_durable() {
             return;
         }
-        if let Role::Candidate(votes) = &mut self.role
-            && votes.insert(self.config.id, true).is_none()
+        if let Role::Candidate(candidacy) = &mut self.role
+            && candidacy.votes.insert(self.config.id, true).is_none()
         {
+            self.ask_voters();
             self.count_votes();
         }
     }
 
     fn count_votes(&mut self) {
-        let (Role::PreCandidate(votes) | Role::Candidate(votes)) = &self.role else {
+        let (Role::PreCandidate(candidacy) | Role::Candidate(candidacy)) = &self.role else {
             return;
         };
-        let ballot = quorum::ballot(self.history.newest(), |id| votes.get(&id).copied());
+        let answer = |id| candidacy.votes.get(&id).copied();
+        let ballot = quorum::ballot(self.history.newest(), answer);
         match (&self.role, ballot) {
             (_, Ballot::Open) => {}
             (_, Ballot::Lost) => self.become_follower(self.hard_state.term, None),
@@ -314,8 +341,8 @@ impl Raft {
         if granted && term != self.hard_state.term.next() {
             return;
         }
-        if let Role::PreCandidate(votes) = &mut self.role {
-            votes.insert(from, granted);
+        if let Role::PreCandidate(candidacy) = &mut self.role {
+            candidacy.votes.insert(from, granted);
             self.count_votes();
         }
     }
@@ -337,8 +364,8 @@ impl Raft {
     }
 
     pub(crate) fn on_vote_reply(&mut self, from: ReplicaId, granted: bool) {
-        if let Role::Candidate(votes) = &mut self.role {
-            votes.entry(from).or_insert(granted);
+        if let Role::Candidate(candidacy) = &mut self.role {
+            candidacy.votes.entry(from).or_insert(granted);
             self.count_votes();
         }
     }

@@ -34,7 +34,7 @@
 //! The leader appends commands to its log and sends them on. Each append names the entry before its
 //! own; a follower that has not got that one refuses and says where the logs may agree, term by term
 //! rather than entry by entry. Once they agree, appends stream without waiting, within a window
-//! (`progress.rs`, `replication.rs`). An entry is committed when a majority has it synced *and* it is
+//! (`progress.rs`, `replication.rs`, `following.rs`). An entry is committed when a majority has it synced *and* it is
 //! of the leader's own term, or comes before such a one; so a new leader begins with an empty entry.
 //!
 //! Reads need neither entry nor clock: the leader gives a batch of them a fresh number, and runs them
@@ -84,11 +84,13 @@ mod check;
 mod config;
 mod effect;
 mod election;
+mod following;
 mod log;
 mod membership;
 mod message;
 mod progress;
 mod promises;
+mod propose;
 mod quorum;
 mod raft;
 mod read_index;

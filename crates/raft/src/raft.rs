@@ -27,13 +27,19 @@ use crate::types::{Entry, HardState, Membership, Payload};
 pub(crate) enum Role {
     Follower,
     /// Asks whether an election would be won, without disturbing anybody.
-    PreCandidate(Votes),
-    Candidate(Votes),
+    PreCandidate(Candidacy),
+    Candidate(Candidacy),
     Leader(Box<Leader>),
 }
 
-/// The answers to a candidate, its own included.
-pub(crate) type Votes = BTreeMap<ReplicaId, bool>;
+/// What a candidate knows.
+#[derive(Debug, Default)]
+pub(crate) struct Candidacy {
+    /// The answers, its own included.
+    pub(crate) votes: BTreeMap<ReplicaId, bool>,
+    /// A leader hands over to it.
+    pub(crate) transfer: bool,
+}
 
 /// What a leader knows.
 #[derive(Debug)]

@@ -1,164 +1,16 @@
-//! Entries on their way: proposals, appends and their answers, commit, heartbeats (Raft paper,
-//! sections 5.3 and 5.4).
+//! What a leader does: sends entries, repairs what got lost, counts who holds what, and keeps in touch
+//! (Raft paper, sections 5.3 and 5.4).
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use kvorum_base::{Bug, Index, ReplicaId, Term};
 
-use crate::effect::{Effect, Persist};
-use crate::membership::{self, MembershipRefused, Target};
-use crate::message::{AppendOutcome, Body, Message};
+use crate::effect::Effect;
+use crate::membership;
+use crate::message::{AppendOutcome, Body};
 use crate::progress::{Flow, Progress, Window};
 use crate::quorum;
-use crate::raft::{ProposeRefused, Raft, Role};
+use crate::raft::{Raft, Role};
 use crate::snapshot::{Sending, end_transfer};
-use crate::types::{Entry, Membership, Payload};
 
-/// Proposals.
-impl Raft {
-    /// Appends a command. `data` is the whole encoded entry, made for [`Raft::next_index`] and
-    /// [`Raft::term`]. It leaves for the followers and for the own disk at the same time, and is
-    /// committed when [`Raft::commit`] reaches the returned index while the term there is still this
-    /// one.
-    ///
-    /// # Errors
-    /// If it is not taken; it then certainly never happens.
-    pub fn propose(&mut self, data: Bytes) -> Result<Index, ProposeRefused> {
-        let Role::Leader(leader) = &self.role else {
-            return Err(ProposeRefused::NotLeader);
-        };
-        if leader.transfer.is_some() {
-            return Err(ProposeRefused::Transferring);
-        }
-        let uncommitted = self.log.uncommitted_bytes();
-        if uncommitted > 0 && uncommitted + data.len() > self.config.uncommitted_bytes_max {
-            return Err(ProposeRefused::Busy);
-        }
-        let index = self.append_own(Payload::Command, Some(data));
-        self.finish();
-        Ok(index)
-    }
-
-    /// Begins a change of the members, planned for the membership with the id `expected`. A change
-    /// of voters passes through a joint phase, which the leader ends by itself.
-    ///
-    /// # Errors
-    /// If it is not proposed; nothing changed then, except that a learner's catching up is measured
-    /// from here.
-    pub fn propose_membership(
-        &mut self,
-        expected: Index,
-        target: &Target,
-    ) -> Result<Index, MembershipRefused> {
-        let own_term = self.commit_is_of_own_term();
-        let commit = self.log.commit();
-        let present = Arc::clone(self.history.newest());
-        let Role::Leader(leader) = &mut self.role else {
-            return Err(MembershipRefused::NotLeader);
-        };
-        if leader.transfer.is_some() {
-            return Err(MembershipRefused::Transferring);
-        }
-        // One change at a time, and none that a predecessor's uncommitted one could cross.
-        if !own_term || commit < present.id {
-            return Err(MembershipRefused::InProgress);
-        }
-        let next = membership::begin(&present, expected, target)?;
-        for id in &next.voters {
-            if present.learners.contains(id) {
-                let peer = leader.peers.get_mut(id).expect("a peer for every learner");
-                require_caught_up(*id, peer, commit)?;
-            }
-        }
-        let index = self.append_membership(next);
-        self.finish();
-        Ok(index)
-    }
-
-    fn append_membership(&mut self, mut next: Membership) -> Index {
-        next.id = self.next_index();
-        self.append_own(Payload::Membership(Arc::new(next)), None)
-    }
-
-    /// Appends an entry as the leader, with `data` or with our own encoding of the payload.
-    pub(crate) fn append_own(&mut self, payload: Payload, data: Option<Bytes>) -> Index {
-        let (term, index) = (self.hard_state.term, self.next_index());
-        let data = data.unwrap_or_else(|| (self.config.encode)(term, index, &payload));
-        self.append(vec![Entry {
-            index,
-            term,
-            payload,
-            data,
-        }]);
-        self.refresh_peers();
-        self.broadcast_appends();
-        if self.config.planted.has(Bug::ReplyBeforeSync) {
-            self.maybe_commit();
-        }
-        index
-    }
-
-    /// Puts entries into the log, in place of everything from the first of them on, and asks for
-    /// them to be written.
-    fn append(&mut self, entries: Vec<Entry>) {
-        let Some(first) = entries.first().map(|entry| entry.index) else {
-            return;
-        };
-        assert!(
-            first > self.log.commit() || self.config.planted.has(Bug::CommittedTruncated),
-            "an append at {first} would take back the committed {}",
-            self.log.commit()
-        );
-        self.history.truncate(first);
-        for entry in &entries {
-            if let Payload::Membership(membership) = &entry.payload {
-                self.history.push(entry.index, Arc::clone(membership));
-            }
-        }
-        let seq = self.out.persist(Persist::Append(entries.clone()));
-        self.log.append(seq, entries);
-    }
-
-    /// Makes the leader's list of followers that of the membership in force.
-    fn refresh_peers(&mut self) {
-        let Role::Leader(leader) = &mut self.role else {
-            return;
-        };
-        let membership = self.history.newest();
-        let next = self.log.last_index();
-        for id in membership.replicas().filter(|id| *id != self.config.id) {
-            let fresh = || Progress::new(next, self.now);
-            leader.peers.entry(id).or_insert_with(fresh);
-        }
-        let gone = |id: &ReplicaId| !membership.nodes.contains_key(id);
-        while let Some(id) = leader.peers.keys().copied().find(gone) {
-            let peer = leader.peers.remove(&id).expect("just found");
-            if let Some(snapshot) = end_transfer(&peer.flow) {
-                self.out.emit(Effect::SnapshotDone { to: id, snapshot });
-            }
-        }
-    }
-}
-
-fn require_caught_up(
-    replica: ReplicaId,
-    peer: &mut Progress,
-    commit: Index,
-) -> Result<(), MembershipRefused> {
-    let needed = peer.promotion.unwrap_or(commit);
-    if peer.matched >= needed {
-        return Ok(());
-    }
-    peer.promotion = Some(commit);
-    Err(MembershipRefused::NotCaughtUp {
-        replica,
-        matched: peer.matched,
-        needed: commit,
-    })
-}
-
-/// The leader's side.
 impl Raft {
     pub(crate) fn tick_leader(&mut self) {
         self.tick_transfer();
@@ -236,7 +88,7 @@ impl Raft {
         self.reply(to, body);
     }
 
-    fn broadcast_appends(&mut self) {
+    pub(crate) fn broadcast_appends(&mut self) {
         for to in self.peer_ids() {
             self.send_appends(to);
         }
@@ -534,101 +386,4 @@ fn last_within(log: &crate::log::Log, first: Index, bytes_max: usize) -> Index {
         upto = entry.index;
     }
     upto
-}
-
-/// The follower's side.
-impl Raft {
-    pub(crate) fn on_append(
-        &mut self,
-        from: ReplicaId,
-        prev_index: Index,
-        prev_term: Term,
-        entries: Vec<Entry>,
-        commit: Index,
-    ) {
-        if !self.follow(from) {
-            return;
-        }
-        // What is committed here is the same there, though its term may be forgotten.
-        let committed = prev_index <= self.log.commit();
-        if !committed && !self.log.matches(prev_index, prev_term) {
-            let upto = prev_index.min(self.log.last_index());
-            let place = self.log.last_not_newer(upto, prev_term);
-            let place = place.unwrap_or(self.log.commit()).max(self.log.commit());
-            let term = self.log.term_at(place).unwrap_or(Term::ZERO);
-            let outcome = AppendOutcome::Conflict { index: place, term };
-            self.reply(
-                from,
-                Body::AppendReply {
-                    prev_index,
-                    outcome,
-                },
-            );
-            return;
-        }
-        let last_new = prev_index + entries.len() as u64;
-        if !self.take_entries(entries) {
-            return;
-        }
-        let matched = last_new.max(self.log.commit());
-        self.log
-            .commit_to(commit.min(last_new).max(self.log.commit()));
-        let seq = if self.config.planted.has(Bug::ReplyBeforeSync) {
-            0
-        } else {
-            self.log.durable_with(matched)
-        };
-        let outcome = AppendOutcome::Matched(matched);
-        let term = self.hard_state.term;
-        let body = Body::AppendReply {
-            prev_index,
-            outcome,
-        };
-        self.out.send_after(seq, from, Message { term, body });
-    }
-
-    /// Takes the entries that are not here yet. Those that are were written once; writing them again
-    /// would, on the disk, be the truncation of what follows them:
-    ///
-    /// 1. Entries 6..10 are acknowledged and counted.
-    /// 2. A delayed append of 6 and 7 arrives, is found to be known, and is written all the same.
-    /// 3. After a restart the log ends at 7.
-    ///
-    /// Returns whether the entries can be what a leader sends: none contradicts a committed one.
-    fn take_entries(&mut self, mut entries: Vec<Entry>) -> bool {
-        let mut held = self.log.count_held(&entries);
-        if self.config.planted.has(Bug::CommittedTruncated) {
-            let base = self.log.base_index();
-            held = entries
-                .iter()
-                .take_while(|entry| entry.index <= base)
-                .count();
-        }
-        if self.config.planted.has(Bug::DuplicateAppendWritten) && held == entries.len() && held > 0
-        {
-            self.out.persist(Persist::Append(entries));
-            return true;
-        }
-        let new = entries.split_off(held);
-        if let Some(first) = new.first() {
-            let contradicts = first.index <= self.log.commit()
-                || self.log.term_at(first.index.prev()) > Some(first.term);
-            if contradicts && !self.config.planted.has(Bug::CommittedTruncated) {
-                return false;
-            }
-        }
-        self.append(new);
-        true
-    }
-
-    pub(crate) fn on_heartbeat(&mut self, from: ReplicaId, commit: Index, read: u64) {
-        if !self.follow(from) {
-            return;
-        }
-        // It was cut to what this replica acknowledged. More than that cannot be from our leader.
-        if commit <= self.log.last_index() {
-            self.log.commit_to(commit.max(self.log.commit()));
-        }
-        self.reply(from, Body::HeartbeatReply { read });
-    }
 }

@@ -9,3 +9,4 @@ mod paper;
 mod scripts;
 mod trace;
 mod walk;
+mod weather;
