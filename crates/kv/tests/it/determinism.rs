@@ -127,6 +127,38 @@ fn replicas_agree_whatever_they_do_besides() {
 }
 
 #[test]
+fn whether_the_expired_was_removed_shows_in_no_reply() {
+    for seed in 0..4 {
+        let mut prng = Prng::new(50 + seed);
+        let mut requests = Requests::new(if seed % 2 == 0 { 10 } else { 300 });
+        let (mut prompt, mut never) = (keyspace_at(0), keyspace_at(0));
+        let mut clock = 0;
+        for step in 0..8000 {
+            if prng.chance(1, 3) {
+                clock += prng.below(100);
+                prompt.advance_clock(UnixMillis(clock));
+                never.advance_clock(UnixMillis(clock));
+                while prompt.remove_expired(100) > 0 {}
+            }
+            let drawn = match prng.below(4) {
+                0 => {
+                    let verb = ["GET", "PTTL", "EXISTS", "STRLEN"][prng.index(4)];
+                    [verb, &requests.key(&mut prng)].iter().collect()
+                }
+                _ => requests.draw(&mut prng),
+            };
+            let reply = request(&mut prompt, &drawn);
+            let lazy = request(&mut never, &drawn);
+            assert_eq!(reply, lazy, "step {step} of seed {seed}: {drawn:?}");
+            assert_eq!(prompt.len(), never.len(), "step {step} of seed {seed}");
+            requests.learn(&[reply]);
+        }
+        prompt.check();
+        never.check();
+    }
+}
+
+#[test]
 fn one_differing_byte_shows_in_the_hash() {
     let mut hashes = std::collections::BTreeSet::new();
     for command in [

@@ -7,10 +7,8 @@ use kvorum_resp::{ArgsBuf, Replies};
 /// The secret of all tests.
 pub(crate) const SECRET: [u8; 16] = *b"0123456789abcdef";
 
-/// How many keys an entry removes at most.
-pub(crate) const REMOVED_AT_ONCE: usize = 8;
-
-/// One request to its stored reply: a read at once, a write by way of its encoded form.
+/// One request to its stored reply: a read at once, a write by way of its encoded form. Nothing that
+/// is expired is removed besides.
 pub(crate) fn request(keyspace: &mut Keyspace, args: &ArgsBuf) -> Vec<u8> {
     let mut stored = Vec::new();
     let mut replies = Replies::stored(&mut stored);
@@ -22,10 +20,7 @@ pub(crate) fn request(keyspace: &mut Keyspace, args: &ArgsBuf) -> Vec<u8> {
                 let mut command = Vec::new();
                 match resolve(spec, args, &mut command) {
                     Err(refusal) => refusal.reply(&mut replies),
-                    Ok(()) => {
-                        keyspace.remove_expired(REMOVED_AT_ONCE);
-                        apply(keyspace, &command, &mut replies);
-                    }
+                    Ok(()) => apply(keyspace, &command, &mut replies),
                 }
             }
             _ => read(spec, args, keyspace, &mut replies),
