@@ -206,6 +206,15 @@ impl<T: Clone> Directory<T> {
         }
     }
 
+    /// Empties it; gives what was in it, to be freed elsewhere or later.
+    pub(crate) fn take(&mut self) -> Walk<T> {
+        let walk = self.walk();
+        let copies = self.copies;
+        *self = Self::default();
+        self.copies = copies;
+        walk
+    }
+
     fn bucket(&self, at: Position) -> (&Bucket<T>, u8) {
         let mut node = &*self.root;
         let mut shift = u64::BITS - NODE_BITS;

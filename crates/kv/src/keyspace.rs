@@ -135,6 +135,18 @@ impl Keyspace {
         self.slots.get(slot).keys
     }
 
+    /// Some keys of a slot, at most so many, in the order of SCAN; expired ones left out.
+    #[must_use]
+    pub fn keys_in_slot(&self, slot: Slot, limit: usize) -> Vec<&[u8]> {
+        self.keys
+            .range(Position::first_of(slot))
+            .take_while(|item| item.position.slot() == slot)
+            .filter(|item| !self.is_expired(&item.value))
+            .map(|item| item.value.key())
+            .take(limit)
+            .collect()
+    }
+
     /// The bytes that memory limits are judged by: a function of the state, never of the allocator.
     #[must_use]
     pub fn logical_bytes(&self) -> u64 {
@@ -306,7 +318,7 @@ impl Keyspace {
     /// Removes all keys. O(slots); what they held is freed later, in bounded steps or elsewhere.
     pub(crate) fn clear(&mut self) {
         self.garbage.push(Garbage {
-            keys: std::mem::take(&mut self.keys).walk(),
+            keys: self.keys.take(),
             deadlines: std::mem::take(&mut self.deadlines),
         });
         let held: Vec<Slot> = self

@@ -49,8 +49,9 @@ pub const SESSION_LIFE_MS_MAX: u64 = 24 * SESSION_LIFE_MS_DEFAULT;
 /// What a session row, and each reply in it, cost beyond their bytes in the accounting of memory.
 pub(crate) const ROW_OVERHEAD_BYTES: u64 = 64;
 
-/// The largest MATCH work of one SCAN call: entries looked at beyond COUNT are not.
-pub(crate) const SCAN_COUNT_MAX: u64 = 1_000_000;
+/// How many keys one SCAN looks at, whatever its COUNT asks for: a few milliseconds of work. COUNT
+/// is a hint, so nobody needs to be told.
+pub(crate) const SCAN_COUNT_MAX: u64 = 10_000;
 
 /// Garbage that is freed with one entry's bounded work, in buckets.
 pub(crate) const GARBAGE_BUCKETS_AT_ONCE: usize = 4;

@@ -123,6 +123,24 @@ impl<'a> Decoded<'a> {
     }
 }
 
+/// Any bytes either are refused or are the one encoding of what they decode to. For fuzzing; panics on
+/// a find.
+pub fn fuzz(data: &[u8]) {
+    if let Ok(decoded) = Decoded::new(data) {
+        let args = decoded.args();
+        let mut again = Vec::new();
+        let mut encoder = Encoder::new(&mut again);
+        encoder.begin(decoded.operation, args.len());
+        encoder.arguments(args, 0);
+        assert_eq!(again, data, "a command has one encoding");
+    }
+    if let Ok(ends) = Ends::take(&mut Reader::new(data)) {
+        let mut again = Vec::new();
+        ends.put(&mut again);
+        assert!(data.starts_with(&again), "an end has one encoding");
+    }
+}
+
 /// When a key ends, as the log says it: relative times stay relative, and begin at the clock of their
 /// entry, which no proposer knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,8 +242,19 @@ mod tests {
             for end in 0..out.len() {
                 assert!(Decoded::new(&out[..end]).is_err(), "cut at {end}");
             }
+            fuzz(&out);
             out.push(0);
             assert!(Decoded::new(&out).is_err(), "a rest");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_panic() {
+        let mut prng = kvorum_base::Prng::new(1);
+        for _ in 0..20_000 {
+            let len = prng.below(40);
+            let data: Vec<u8> = (0..len).map(|_| prng.below(256) as u8 % 12).collect();
+            fuzz(&data);
         }
     }
 

@@ -10,6 +10,7 @@
 //!    [`Run::Node`](spec::Run::Node).
 
 mod connection;
+mod counting;
 mod encode;
 mod expiry;
 mod introspect;
@@ -25,12 +26,12 @@ use kvorum_base::Slot;
 use kvorum_base::slot::slot_of;
 use kvorum_resp::{Args, Replies};
 
-use crate::command::encode::{Decoded, Encoder};
+use crate::command::encode::Decoded;
 use crate::command::spec::{Keys, Run, Spec};
 use crate::keyspace::Keyspace;
 use crate::limits::KEY_BYTES_MAX;
 
-pub use crate::command::encode::Encoder as CommandEncoder;
+pub use crate::command::encode::{Encoder, fuzz};
 pub use crate::command::refusal::Refusal;
 
 /// The command of a request: the subcommand, where it has one. Name, number of arguments and lengths

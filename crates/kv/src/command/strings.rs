@@ -1,17 +1,16 @@
 //! Strings.
 
 use kvorum_base::cursor::Reader;
-use kvorum_resp::number::{parse_integer, put_integer};
+use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies};
 
 use crate::command::encode::{Encoder, Ends, number};
 use crate::command::expiry::Unit;
 use crate::command::refusal::{
-    DECREMENT_OVERFLOW, NAN_OR_INFINITY, NOT_A_FLOAT, NOT_AN_INTEGER, OFFSET_OUT_OF_RANGE,
-    OVERFLOW, Refusal, STRING_TOO_LONG, SYNTAX, invalid_expire, wrong_arity,
+    NOT_AN_INTEGER, OFFSET_OUT_OF_RANGE, Refusal, STRING_TOO_LONG, SYNTAX, invalid_expire,
+    wrong_arity,
 };
 use crate::command::spec::{ALL_KEYS, Categories, Flags, Group, KEYS_AND_VALUES, ONE_KEY, Spec};
-use crate::decimal::Decimal;
 use crate::keyspace::{Found, Keyspace, Lifetime};
 use crate::limits::VALUE_BYTES_MAX;
 use crate::value::{Fresh, Text, ValueRef};
@@ -25,13 +24,12 @@ const MSET: u16 = 6;
 const MSETNX: u16 = 7;
 const APPEND: u16 = 8;
 const STRLEN: u16 = 9;
-const INCRBY: u16 = 10;
-const INCRBYFLOAT: u16 = 11;
+// 10 and 11 are those of counting.
 const GETRANGE: u16 = 12;
 const SETRANGE: u16 = 13;
 const SUBSTR: u16 = 14;
 
-const READ_WRITE: &[&str] = &["RW", "access", "update"];
+pub(super) const READ_WRITE: &[&str] = &["RW", "access", "update"];
 
 /// The commands.
 pub(super) const SPECS: &[Spec] = &[
@@ -155,49 +153,6 @@ pub(super) const SPECS: &[Spec] = &[
         .flags(Flags::FAST)
         .keys(ONE_KEY, &["RO"])
         .docs(Group::String, "2.2.0", "Tells how long a key's string is."),
-    string(alias_incrby("incr", 2, resolve_incr)).docs(
-        Group::String,
-        "1.0.0",
-        "Adds one to the integer that a key holds.",
-    ),
-    string(alias_incrby("decr", 2, resolve_decr)).docs(
-        Group::String,
-        "1.0.0",
-        "Takes one from the integer that a key holds.",
-    ),
-    string(Spec::write(
-        INCRBY,
-        "incrby",
-        3,
-        resolve_incrby,
-        apply_incrby,
-    ))
-    .flags(Flags::DENYOOM.with(Flags::FAST))
-    .keys(ONE_KEY, READ_WRITE)
-    .docs(
-        Group::String,
-        "1.0.0",
-        "Adds to the integer that a key holds.",
-    ),
-    string(alias_incrby("decrby", 3, resolve_decrby)).docs(
-        Group::String,
-        "1.0.0",
-        "Takes from the integer that a key holds.",
-    ),
-    string(Spec::write(
-        INCRBYFLOAT,
-        "incrbyfloat",
-        3,
-        resolve_incrbyfloat,
-        apply_incrbyfloat,
-    ))
-    .flags(Flags::DENYOOM.with(Flags::FAST))
-    .keys(ONE_KEY, READ_WRITE)
-    .docs(
-        Group::String,
-        "2.6.0",
-        "Adds to the decimal number that a key holds.",
-    ),
     string(Spec::read(GETRANGE, "getrange", 4, getrange))
         .keys(ONE_KEY, &["RO", "access"])
         .docs(Group::String, "2.4.0", "Tells a part of a key's string.")
@@ -236,12 +191,6 @@ const fn alias(name: &'static str, arity: i32, resolve: super::spec::Resolve) ->
     Spec::write(0, name, arity, resolve, apply_set)
 }
 
-const fn alias_incrby(name: &'static str, arity: i32, resolve: super::spec::Resolve) -> Spec {
-    Spec::write(0, name, arity, resolve, apply_incrby)
-        .flags(Flags::DENYOOM.with(Flags::FAST))
-        .keys(ONE_KEY, READ_WRITE)
-}
-
 /// The key holds something that is no string.
 #[derive(Clone, Copy, Debug)]
 struct WrongType;
@@ -255,7 +204,7 @@ fn text(found: Option<Found<'_>>) -> Result<Option<Text<'_>>, WrongType> {
 }
 
 /// The same; a wrong type is answered here, and gives `None`.
-fn text_or_reply<'a>(
+pub(super) fn text_or_reply<'a>(
     found: Option<Found<'a>>,
     replies: &mut Replies<'_>,
 ) -> Option<Option<Text<'a>>> {
@@ -608,78 +557,6 @@ fn apply_append(keyspace: &mut Keyspace, args: Args<'_>, replies: &mut Replies<'
         None => keyspace.put(at, Fresh::Text(more), Lifetime::Endless),
     }
     replies.integer(len as i64);
-}
-
-fn resolve_incr(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {
-    encode_incrby(args.get(1), 1, out)
-}
-
-fn resolve_decr(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {
-    encode_incrby(args.get(1), -1, out)
-}
-
-fn resolve_incrby(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {
-    let increment = parse_integer(args.get(2)).ok_or(NOT_AN_INTEGER)?;
-    encode_incrby(args.get(1), increment, out)
-}
-
-fn resolve_decrby(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {
-    let decrement = parse_integer(args.get(2)).ok_or(NOT_AN_INTEGER)?;
-    let increment = decrement.checked_neg().ok_or(DECREMENT_OVERFLOW)?;
-    encode_incrby(args.get(1), increment, out)
-}
-
-fn encode_incrby(key: &[u8], increment: i64, out: &mut Encoder<'_>) -> Result<(), Refusal> {
-    out.begin(INCRBY, 2)
-        .argument(key)
-        .argument(&increment.to_le_bytes());
-    Ok(())
-}
-
-fn apply_incrby(keyspace: &mut Keyspace, args: Args<'_>, replies: &mut Replies<'_>) {
-    let at = keyspace.locate(args.get(0));
-    let increment = number(args.get(1)) as i64;
-    let Some(old) = text_or_reply(keyspace.settled(at), replies) else {
-        return;
-    };
-    let Some(old) = old.map_or(Some(0), |text| parse_integer(text.as_bytes())) else {
-        return NOT_AN_INTEGER.reply(replies);
-    };
-    let Some(new) = old.checked_add(increment) else {
-        return OVERFLOW.reply(replies);
-    };
-    let mut digits = Vec::with_capacity(20);
-    put_integer(&mut digits, new);
-    keyspace.put(at, Fresh::Text(&digits), Lifetime::AsBefore);
-    replies.integer(new);
-}
-
-fn resolve_incrbyfloat(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {
-    match Decimal::parse(args.get(2)) {
-        None => return Err(NOT_A_FLOAT),
-        Some(increment) if increment.is_infinite() => return Err(NAN_OR_INFINITY),
-        Some(_) => {}
-    }
-    out.begin(INCRBYFLOAT, 2);
-    out.arguments(args, 1);
-    Ok(())
-}
-
-fn apply_incrbyfloat(keyspace: &mut Keyspace, args: Args<'_>, replies: &mut Replies<'_>) {
-    let at = keyspace.locate(args.get(0));
-    let Some(old) = text_or_reply(keyspace.settled(at), replies) else {
-        return;
-    };
-    let old = old.map_or(Some(Decimal::ZERO), |text| Decimal::parse(text.as_bytes()));
-    let (Some(old), Some(increment)) = (old, Decimal::parse(args.get(1))) else {
-        return NOT_A_FLOAT.reply(replies);
-    };
-    let Some(sum) = old.plus(&increment) else {
-        return NAN_OR_INFINITY.reply(replies);
-    };
-    let sum = sum.to_text();
-    keyspace.put(at, Fresh::Text(&sum), Lifetime::AsBefore);
-    replies.bulk(&sum);
 }
 
 fn resolve_setrange(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {

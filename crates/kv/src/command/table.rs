@@ -3,11 +3,12 @@
 //! A family of commands is one file with one constant list; adding a family is one line here.
 
 use crate::command::spec::Spec;
-use crate::command::{connection, expiry, introspect, keys, scan, session, strings};
+use crate::command::{connection, counting, expiry, introspect, keys, scan, session, strings};
 
 /// The families.
 const FAMILIES: &[&[Spec]] = &[
     strings::SPECS,
+    counting::SPECS,
     keys::SPECS,
     expiry::SPECS,
     scan::SPECS,

@@ -222,6 +222,21 @@ fn a_view_is_of_one_moment() {
 }
 
 #[test]
+fn views_and_garbage_can_go_to_another_thread() {
+    fn can_be_sent<T: Send + 'static>(_: &T) {}
+    let mut keyspace = keyspace_at(0);
+    request(&mut keyspace, &["SET", "k", "v"].iter().collect());
+    let mut view = keyspace.view();
+    can_be_sent(&view);
+    request(&mut keyspace, &["FLUSHALL"].iter().collect());
+    let garbage = keyspace.take_garbage();
+    assert_eq!(garbage.len(), 1);
+    can_be_sent(&garbage);
+    let items = std::iter::from_fn(|| view.next_item().map(|_| ())).count();
+    assert_eq!(items, 3, "what a view holds is no garbage to it");
+}
+
+#[test]
 fn a_write_under_a_view_copies_one_bucket() {
     let mut keyspace = keyspace_at(0);
     for number in 0..20_000 {
