@@ -4,6 +4,7 @@
 //!   in memory, in the log, on the wire and before apply;
 //! - [`wal`]: the records of the write-ahead log (the batches that carry them are `log::frame`'s);
 //! - [`peer`]: what nodes say to each other;
+//! - [`chunk`]: a group's whole state, piece by piece;
 //! - [`manifest`]: the identity of a data directory;
 //! - [`membership`]: who takes part in a group, a part of several of the above.
 //!

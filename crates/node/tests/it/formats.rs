@@ -31,7 +31,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Compares with golden bytes, written with spaces between the fields.
-fn assert_golden(name: &str, bytes: &[u8], golden: &str) {
+pub(crate) fn assert_golden(name: &str, bytes: &[u8], golden: &str) {
     let golden: String = golden.split_whitespace().collect();
     assert_eq!(hex(bytes), golden, "{name}");
 }
@@ -386,6 +386,21 @@ fn messages() -> Vec<(PeerMessage, String)> {
         },
         "04 08 01 07 0807060504030201".to_owned(),
     ));
+    messages.push((
+        PeerMessage::StateWanted {
+            group: GroupId(8),
+            replica: ReplicaId(300),
+        },
+        "05 08 ac02".to_owned(),
+    ));
+    messages.push((
+        PeerMessage::Diverged {
+            group: GroupId(8),
+            replica: ReplicaId(300),
+            index: Index(7),
+        },
+        "06 08 ac02 07".to_owned(),
+    ));
     messages
 }
 
@@ -521,7 +536,7 @@ fn a_manifest_is_golden() {
 }
 
 /// Runs a fuzz function on noise and on valid samples with some bytes changed, cut or repeated.
-fn drive(seed: u64, samples: &[Vec<u8>], fuzz: fn(&[u8])) {
+pub(crate) fn drive(seed: u64, samples: &[Vec<u8>], fuzz: fn(&[u8])) {
     let mut prng = Prng::new(seed);
     for sample in samples {
         fuzz(sample);

@@ -2,4 +2,5 @@
 
 mod formats;
 mod host;
+mod snapshots;
 mod wal;
