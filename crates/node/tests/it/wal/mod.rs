@@ -59,7 +59,7 @@ fn run_seed(seed: u64, run: impl FnOnce()) {
 #[test]
 fn a_flipped_bit_is_damage() {
     for seed in 0..rounds(300) {
-        run_seed(seed, || flip(seed));
+        run_seed(seed, || flip(seed, Planted::default()));
     }
 }
 
@@ -75,8 +75,9 @@ fn aged(seed: u64) -> World {
     world
 }
 
-fn flip(seed: u64) {
+fn flip(seed: u64, planted: Planted) {
     let mut world = aged(seed);
+    world.options.planted = planted;
     world.crash(seed % 4 < 2);
     let files = world.disk.list();
     let synced: Vec<_> = world.disk.written.iter().filter(|w| w.synced).collect();
@@ -213,4 +214,7 @@ fn planted_bugs_are_noticed() {
             .any(|seed| std::panic::catch_unwind(|| lives(seed, Planted::with(bug))).is_err());
         assert!(noticed, "{bug:?} was not noticed");
     }
+    let planted = Planted::with(Bug::DamageTakenForTorn);
+    let noticed = (0..100).any(|seed| std::panic::catch_unwind(|| flip(seed, planted)).is_err());
+    assert!(noticed, "damage taken for torn was not noticed");
 }
