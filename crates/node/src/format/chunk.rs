@@ -121,6 +121,7 @@ impl From<Malformed> for ChunkError {
 /// is let go as it is passed.
 #[derive(Debug)]
 pub struct ChunkWriter {
+    header: SnapshotHeader,
     view: View,
     piece_bytes: usize,
     /// Encoded items; those before `given` are in pieces already.
@@ -147,6 +148,7 @@ impl ChunkWriter {
             "pieces of {piece_bytes} bytes"
         );
         let mut writer = Self {
+            header,
             view,
             piece_bytes,
             stream: Vec::new(),
@@ -159,9 +161,15 @@ impl ChunkWriter {
             previous: 0,
             finished: false,
         };
-        put_header(&mut writer.scratch, &header);
+        put_header(&mut writer.scratch, &writer.header);
         writer.push_item();
         writer
+    }
+
+    /// What the snapshot says beside the keyspace.
+    #[must_use]
+    pub fn header(&self) -> &SnapshotHeader {
+        &self.header
     }
 
     /// Whether the last piece has been made.

@@ -5,8 +5,8 @@
 //! each is filled with *batches* ([`frame`], what one sync makes durable), which hold *records*
 //! (`format::wal`).
 //!
-//! - [`segments`]: the writer. It collects records, seals a batch when the last one is durable, opens
-//!   new segments and gives old ones back;
+//! - [`segments`]: the writer as a whole; it opens new segments and gives old ones back. [`record`] is
+//!   where it collects what it is asked to keep, [`seal`] where that becomes a batch;
 //! - [`mirror`]: what the records amount to, group by group;
 //! - [`recover`]: the reader at a start: bytes of all segments in, groups out, or damage;
 //! - [`dump`]: the reader for people.
@@ -36,7 +36,9 @@ use kvorum_base::{Bug, Planted};
 mod dump;
 mod frame;
 mod mirror;
+mod record;
 mod recover;
+mod seal;
 mod segments;
 
 pub use dump::{Dump, DumpLine, dump};

@@ -1,0 +1,214 @@
+//! What the log is asked to keep, on its way to the next batch.
+//!
+//! Nothing is encoded here: a record's checksum depends on where it will stand, and a checkpoint on
+//! what stands before it. The queue holds values, entries as shared bytes.
+
+use std::sync::Arc;
+
+use kvorum_base::{Bug, GroupId, Index, ReplicaId};
+use kvorum_raft::{Entry, HardState, Membership, Persist, PersistSeq};
+
+use super::segments::{Log, Pending};
+use crate::format::wal::{Checkpoint, RECORD_HEADER_BYTES, Record, SnapshotRef};
+
+impl Log {
+    /// Makes room for a group whose replica lives here from now on.
+    ///
+    /// # Panics
+    /// If the group is there already.
+    pub fn create_group(
+        &mut self,
+        group: GroupId,
+        replica: ReplicaId,
+        membership: Arc<Membership>,
+    ) {
+        assert!(
+            !self.covered.contains_key(&group),
+            "group {group} is created twice"
+        );
+        let record = Record::Created {
+            replica,
+            membership,
+        };
+        self.note_covered(group, &record);
+        self.push(group, record, None);
+    }
+
+    /// Forgets a group: its replica was taken out of it for good.
+    pub fn remove_group(&mut self, group: GroupId) {
+        if self.covered.contains_key(&group) {
+            self.note_covered(group, &Record::Removed);
+            self.push(group, Record::Removed, None);
+        }
+    }
+
+    /// Takes what a group's consensus wants durable. `covering` is the number of the durable snapshot
+    /// file that a reset rests on; of other requests it is ignored.
+    ///
+    /// # Panics
+    /// If the group is unknown, or an entry is larger than the options allow.
+    pub fn record(&mut self, group: GroupId, seq: PersistSeq, what: Persist, covering: u64) {
+        assert!(
+            self.covered.contains_key(&group),
+            "a record of the unknown group {group}"
+        );
+        let record = match what {
+            Persist::HardState(hard_state) => Record::HardState(hard_state),
+            Persist::Append(entries) => return self.push_append(group, seq, entries),
+            Persist::Reset {
+                index,
+                term,
+                membership,
+            } => self.reset_record(
+                SnapshotRef {
+                    number: covering,
+                    index,
+                    term,
+                },
+                membership,
+            ),
+        };
+        self.note_covered(group, &record);
+        self.push(group, record, Some(seq));
+    }
+
+    fn reset_record(&self, snapshot: SnapshotRef, membership: Arc<Membership>) -> Record {
+        if self.options.planted.has(Bug::ResetMissing) {
+            return Record::Snapshot {
+                snapshot,
+                membership,
+            };
+        }
+        Record::Reset {
+            snapshot,
+            membership,
+        }
+    }
+
+    /// Queues an append, in several records where one would not fit a batch. A torn one leaves a
+    /// prefix of the entries, which is what a slower disk would have left.
+    fn push_append(&mut self, group: GroupId, seq: PersistSeq, mut entries: Vec<Entry>) {
+        assert!(!entries.is_empty(), "group {group}: an append of nothing");
+        let room = self.options.batch_bytes_max as usize - RECORD_HEADER_BYTES;
+        loop {
+            let mut bytes = 0;
+            let fitting = entries.iter().take_while(|entry| {
+                bytes += entry.data.len();
+                bytes <= room
+            });
+            let count = fitting.count();
+            let first = &entries[0];
+            assert!(
+                first.data.len() <= self.options.entry_bytes_max as usize,
+                "group {group}: entry {first:?} has {} bytes",
+                first.data.len()
+            );
+            if count == entries.len() {
+                return self.push(group, Record::Append(entries), Some(seq));
+            }
+            let later = entries.split_off(count);
+            self.push(group, Record::Append(entries), None);
+            entries = later;
+        }
+    }
+
+    /// Notes how far a group is known to be committed. Written with the next batch that is written
+    /// anyway; after a restart that much can be applied at once.
+    pub fn hint_commit(&mut self, group: GroupId, index: Index) {
+        self.commits.insert(group, index);
+    }
+
+    /// A snapshot of the group's own state is durable and was read back. Returns whether the log will
+    /// refer to it: not if it is older than what the log refers to already (another one was installed
+    /// meanwhile) or if the group is gone; the file is then of no use.
+    pub fn snapshot_stored(
+        &mut self,
+        group: GroupId,
+        snapshot: SnapshotRef,
+        membership: Arc<Membership>,
+    ) -> bool {
+        let newer = self
+            .covered
+            .get(&group)
+            .is_some_and(|(covered, _)| *covered < snapshot.index);
+        if newer {
+            let record = Record::Snapshot {
+                snapshot,
+                membership,
+            };
+            self.note_covered(group, &record);
+            self.push(group, record, None);
+        }
+        newer
+    }
+
+    /// Writes a group's whole live state again, so that older segments need not be kept for it.
+    /// `entries` are all entries that the group has above its snapshot (older ones are left out), up
+    /// to the last one recorded. Returns false if they do not reach back to the snapshot or do not fit
+    /// one record: then only a snapshot helps.
+    pub fn carry(&mut self, group: GroupId, mut entries: Vec<Entry>) -> bool {
+        let Some((covered, membership)) = self.covered.get(&group) else {
+            return false;
+        };
+        entries.retain(|entry| entry.index > *covered);
+        let reaches_back = entries
+            .first()
+            .is_some_and(|entry| entry.index == covered.next());
+        // What the checkpoint says is filled in when the record's place in the stream is known; its
+        // size is known now.
+        let checkpoint = Checkpoint {
+            replica: ReplicaId::default(),
+            hard_state: HardState::default(),
+            snapshot: SnapshotRef::default(),
+            last: Index::ZERO,
+            commit: Index::ZERO,
+            membership: Arc::clone(membership),
+        };
+        let record = Record::Carry {
+            checkpoint,
+            entries,
+        };
+        let fits = record.encoded_len() <= self.options.batch_bytes_max as usize;
+        if reaches_back && fits {
+            self.push(group, record, None);
+        }
+        reaches_back && fits
+    }
+
+    /// Keeps `covered` in step with what is queued.
+    pub(super) fn note_covered(&mut self, group: GroupId, record: &Record) {
+        match record {
+            Record::Created { membership, .. } => {
+                let none = (Index::ZERO, Arc::clone(membership));
+                self.covered.insert(group, none);
+            }
+            Record::Reset {
+                snapshot,
+                membership,
+            }
+            | Record::Snapshot {
+                snapshot,
+                membership,
+            } => {
+                let covered = (snapshot.index, Arc::clone(membership));
+                self.covered.insert(group, covered);
+            }
+            Record::Removed => {
+                self.covered.remove(&group);
+                self.commits.remove(&group);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn push(&mut self, group: GroupId, record: Record, seq: Option<PersistSeq>) {
+        let len = record.encoded_len();
+        self.pending_bytes += len;
+        self.pending.push_back(Pending {
+            group,
+            record,
+            len,
+            seq,
+        });
+    }
+}
