@@ -27,7 +27,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_base::{ConnId, NodeId, UnixMillis};
-use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Note, StopReason};
+use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Node, Note, StopReason};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
@@ -44,7 +44,6 @@ use crate::peers::Peers;
 use crate::peers::dial::{PeerAddress, accept_peers, dial_for_ever};
 use crate::peers::frames::Frames;
 use crate::peers::handshake::Identity;
-use crate::standin::Node;
 
 /// Length of a tick.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -54,6 +53,9 @@ const SCRATCH_BYTES: usize = 256 << 10;
 const EVENT_INTERVAL: u32 = 1024;
 /// How often the status is published.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// To be done after the log's first sync and before anything is promised on it. An error ends the lane.
+pub type FirstSync = Box<dyn FnOnce() -> Result<(), String>>;
 
 /// Why a lane ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,6 +70,8 @@ pub enum End {
 pub struct Parts {
     /// The core.
     pub node: Node,
+    /// What it wants done first.
+    pub effects: Vec<Effect>,
     /// The disk threads.
     pub disk: Disk,
     /// What other threads send.
@@ -89,7 +93,7 @@ pub struct Parts {
     /// Shows the core to the control thread, once a second.
     pub publish: Box<dyn Fn(&Node)>,
     /// Notes durably that the log was begun: to be done before anything is promised on it.
-    pub first_sync: Option<Box<dyn FnOnce() -> Result<(), String>>>,
+    pub first_sync: Option<FirstSync>,
 }
 
 /// One lane, shared by its tasks on its one thread.
@@ -121,7 +125,7 @@ pub(crate) struct Core {
     wall: UnixMillis,
     published: Instant,
     publish_to: Box<dyn Fn(&Node)>,
-    first_sync: Option<Box<dyn FnOnce() -> Result<(), String>>>,
+    first_sync: Option<FirstSync>,
     end: Option<End>,
 }
 
@@ -152,7 +156,7 @@ impl Lane {
     fn start(parts: Parts) -> io::Result<Rc<Self>> {
         let core = Core {
             node: parts.node,
-            effects: Vec::new(),
+            effects: parts.effects,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             clients: Clients::new(),
             peers: Peers::new(),

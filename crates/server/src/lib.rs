@@ -25,7 +25,5 @@ pub mod metrics;
 pub mod peers;
 pub mod process;
 pub mod secret;
-#[doc(hidden)]
-pub mod standin;
 #[cfg(test)]
 pub(crate) mod testing;

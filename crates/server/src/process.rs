@@ -4,21 +4,24 @@
 //! identity, recovery. Nothing is written before all of those that another process could contradict. A new
 //! node then waits, reachable by HTTP only, until `kvorum ctl init` makes it part of a cluster.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use kvorum_node::Node;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
 use crate::clients::accept::{Bound, bind};
 use crate::config::{NodeOptions, Settings};
+use crate::control::status::NodeStatus;
 use crate::control::{Shared, http};
 use crate::disk::bulk::SNAPSHOT_DIR;
 use crate::disk::faults::Faults;
 use crate::disk::segments::SegmentFiles;
-use crate::disk::{Disk, DiskOptions};
+use crate::disk::{Disk, DiskOptions, startup};
 use crate::identity::{Manifest, State};
-use crate::lane::{End, Parts, run};
+use crate::lane::{End, FirstSync, Parts, run};
 use crate::lock::DirectoryLock;
 use crate::logs::Logs;
 use crate::mail::Mailbox;
@@ -178,20 +181,28 @@ fn run_lane(
     let wake = Arc::new(Notify::new());
     let (mailbox, mail) = Mailbox::new(wake.clone());
     let faults = Faults::from_env();
-    let files = SegmentFiles::open(&settings.dir, 0, 64 << 20, faults.clone())
-        .map_err(|error| format!("cannot open the log: {error}"))?;
+    let log = startup::log_options(manifest);
+    let files = SegmentFiles::open(
+        &settings.dir,
+        0,
+        u64::from(log.segment_bytes),
+        faults.clone(),
+    )
+    .map_err(|error| format!("cannot open the log: {error}"))?;
+    let snapshots = settings.dir.join(SNAPSHOT_DIR);
+    let (node, effects) = startup::start(settings, manifest, log, &files, &snapshots)?;
     let options = DiskOptions {
         sync: settings.sync,
         snapshot_bandwidth: settings.snapshot_bandwidth,
         faults,
     };
-    let snapshots = settings.dir.join(SNAPSHOT_DIR);
     let disk = Disk::start(files, &snapshots, options, shared.metrics.clone(), &mailbox)
         .map_err(|error| format!("cannot start the disk threads: {error}"))?;
     shared.lane_runs(&mailbox);
     let publish_to = shared.clone();
     let parts = Parts {
-        node: crate::standin::Node::default(),
+        node,
+        effects,
         disk,
         mail,
         wake,
@@ -205,8 +216,25 @@ fn run_lane(
             secret: manifest.secret(),
         },
         members: manifest.peers(),
-        publish: Box::new(move |_| publish_to.publish(Default::default())),
-        first_sync: None,
+        publish: Box::new(move |node: &Node| publish_to.publish(NodeStatus::from(&node.status()))),
+        first_sync: note_log_begun(&settings.dir, manifest),
     };
     run(parts).map_err(|error| format!("the lane cannot start: {error}"))
+}
+
+/// What remembers that there is a log from now on, if the manifest does not know it yet.
+fn note_log_begun(dir: &Path, manifest: &Manifest) -> Option<FirstSync> {
+    if manifest.log_begun {
+        return None;
+    }
+    let begun = Manifest {
+        log_begun: true,
+        ..manifest.clone()
+    };
+    let dir = dir.to_owned();
+    Some(Box::new(move || {
+        begun
+            .store(&dir)
+            .map_err(|error| format!("cannot write the manifest: {error}"))
+    }))
 }

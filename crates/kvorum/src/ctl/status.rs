@@ -129,7 +129,10 @@ fn print_group(group: &GroupStatus) {
     );
     for follower in &group.followers {
         let lag = group.last.saturating_sub(follower.matched);
-        let silent = if follower.recent { "" } else { "  silent" };
+        let silent = match follower.silent_ms {
+            0..1000 => String::new(),
+            ms => format!("  silent for {} s", ms / 1000),
+        };
         println!(
             "      replica on node {}  {lag} entries behind{silent}",
             follower.node

@@ -3,6 +3,9 @@
 //!
 //! The tests take turns: several clusters at once on a small machine would only measure each other.
 
+mod cluster;
+mod faults;
 mod init;
 mod process;
 mod refusals;
+mod resp;

@@ -95,7 +95,11 @@ impl Core {
         let Some(client) = self.clients.get(conn) else {
             return Progress::Dead;
         };
-        match write_out(&client.socket, self.node.output(conn)) {
+        // A connection that the core has forgotten has nothing to say.
+        let Some(out) = self.node.output(conn) else {
+            return Progress::Drained;
+        };
+        match write_out(&client.socket, out) {
             Ok((bytes, drained)) => {
                 self.metrics.client_bytes_out.add(bytes);
                 if drained {

@@ -91,6 +91,7 @@ async fn healthz(State(shared): App) -> Response {
 
 /// Whether clients get answers here.
 async fn readyz(State(shared): App) -> Response {
+    shared.status_now().await;
     match readiness(&shared) {
         Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
@@ -114,6 +115,7 @@ fn readiness(shared: &Shared) -> Result<(), String> {
 }
 
 async fn metrics(State(shared): App) -> Response {
+    shared.status_now().await;
     let mut page = Page::default();
     page.family("ready", "Whether clients get answers here.", "gauge");
     page.sample("ready", &[], u8::from(readiness(&shared).is_ok()));
@@ -126,7 +128,10 @@ async fn metrics(State(shared): App) -> Response {
 }
 
 async fn status(State(shared): App) -> Response {
-    let published = shared.published().map(|(_, status)| (*status).clone());
+    let published = shared
+        .status_now()
+        .await
+        .map(|(_, status)| (*status).clone());
     let (state, plan) = match shared.phase() {
         Phase::Uninitialised => ("uninitialised", None),
         Phase::Prepared(manifest) => ("prepared", Some(manifest.plan)),

@@ -13,7 +13,7 @@ pub mod status;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvorum_node::Control;
 
@@ -22,6 +22,12 @@ use crate::identity::{Manifest, State};
 use crate::mail::{Mail, Mailbox};
 use crate::metrics::Metrics;
 use status::NodeStatus;
+
+/// A status that is not older than this is passed on; so however many ask, the lane is asked this often.
+const STATUS_AGE: Duration = Duration::from_millis(50);
+/// How often and how long a newer one is waited for.
+const STATUS_LOOK: Duration = Duration::from_millis(1);
+const STATUS_LOOKS: u32 = 50;
 
 /// What the control thread and the rest of the process share.
 #[derive(Debug)]
@@ -97,6 +103,29 @@ impl Shared {
     #[must_use]
     pub fn published(&self) -> Option<(Instant, Arc<NodeStatus>)> {
         lock(&self.published).clone()
+    }
+
+    /// What the lane says of itself now, or said lately if it is busy.
+    pub async fn status_now(&self) -> Option<(Instant, Arc<NodeStatus>)> {
+        let asked = Instant::now();
+        let known = self.published();
+        if known
+            .as_ref()
+            .is_none_or(|(when, _)| when.elapsed() < STATUS_AGE)
+        {
+            return known;
+        }
+        let sent = lock(&self.stop)
+            .mailbox
+            .as_ref()
+            .is_some_and(|lane| lane.try_send(Mail::Publish));
+        for _ in 0..STATUS_LOOKS {
+            if !sent || self.published().is_some_and(|(when, _)| when >= asked) {
+                break;
+            }
+            tokio::time::sleep(STATUS_LOOK).await;
+        }
+        self.published()
     }
 
     /// Tells where the lane takes messages. If a stop was asked for meanwhile, it is passed on.

@@ -1,8 +1,12 @@
 //! What a node says of itself over HTTP: the JSON of `/api/v1/status`.
 
+use std::collections::BTreeMap;
+
+use kvorum_node::status::{Counters, Status};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Advertised;
+use crate::lane::TICK;
 use crate::metrics::Page;
 
 /// One node.
@@ -30,7 +34,7 @@ pub struct NodeStatus {
     /// The groups that have a replica here.
     pub groups: Vec<GroupStatus>,
     /// What only ever grows, by name.
-    pub counters: std::collections::BTreeMap<String, u64>,
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// One replica.
@@ -80,8 +84,79 @@ pub struct FollowerStatus {
     pub node: u64,
     /// The last entry known to be on its disk.
     pub matched: u64,
-    /// Whether it was heard from lately.
-    pub recent: bool,
+    /// Milliseconds since it was last heard from.
+    pub silent_ms: u64,
+}
+
+impl From<&Status> for NodeStatus {
+    fn from(status: &Status) -> Self {
+        let tick_ms = TICK.as_millis() as u64;
+        Self {
+            node: status.node.get(),
+            incarnation: status.incarnation,
+            uptime_ms: status.uptime_ms,
+            lost: status.lost.clone(),
+            stopping: status.stopping,
+            disk_full: status.disk_full,
+            sync_outstanding_ms: status.sync_outstanding_ticks * tick_ms,
+            connections: status.connections,
+            commands_per_second: status.commands_per_second,
+            groups: status.groups.iter().map(GroupStatus::from).collect(),
+            counters: counters(&status.counters),
+        }
+    }
+}
+
+fn counters(counters: &Counters) -> BTreeMap<String, u64> {
+    [
+        ("connections", counters.connections_opened),
+        ("commands", counters.commands),
+        ("reads", counters.reads),
+        ("writes", counters.writes),
+        ("errors", counters.errors),
+        ("redirects", counters.redirects),
+        ("unknown", counters.unknown),
+        ("expired_keys", counters.expired_keys),
+        ("entries_applied", counters.entries_applied),
+        ("commands_applied", counters.commands_applied),
+        ("log_batches", counters.log_batches),
+        ("elections", counters.elections),
+        ("elected", counters.elected),
+        ("frames_malformed", counters.frames_malformed),
+        ("snapshots_installed", counters.snapshots_installed),
+        ("truncations", counters.truncations),
+        ("divergences", counters.divergences),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+impl From<&kvorum_node::status::GroupStatus> for GroupStatus {
+    fn from(group: &kvorum_node::status::GroupStatus) -> Self {
+        let follower = |follower: &kvorum_node::status::FollowerStatus| FollowerStatus {
+            replica: follower.replica.get(),
+            node: follower.node.get(),
+            matched: follower.matched,
+            silent_ms: follower.silent_ticks * TICK.as_millis() as u64,
+        };
+        Self {
+            group: group.group.get(),
+            replica: group.replica.get(),
+            role: group.role.to_owned(),
+            primary: group.primary.map(kvorum_base::NodeId::get),
+            slots: group.slots,
+            term: group.term,
+            commit: group.commit,
+            applied: group.applied,
+            last: group.last,
+            keys: group.keys,
+            logical_bytes: group.logical_bytes,
+            state_hash: format!("{:016x}", group.state_hash),
+            snapshot_index: group.snapshot_index,
+            followers: group.followers.iter().map(follower).collect(),
+        }
+    }
 }
 
 impl NodeStatus {

@@ -16,6 +16,7 @@
 pub mod bulk;
 pub mod faults;
 pub mod segments;
+pub mod startup;
 pub mod sync_policy;
 
 use std::io;

@@ -53,7 +53,7 @@ impl SegmentFiles {
     /// # Errors
     /// As the system says.
     pub fn open(dir: &Path, lane: u32, segment_bytes: u64, faults: Faults) -> io::Result<Self> {
-        let dir = dir.join(format!("lane-{lane}"));
+        let dir = lane_dir(dir, lane);
         if !dir.is_dir() {
             std::fs::create_dir_all(&dir)?;
             if let Some(parent) = dir.parent() {
@@ -208,12 +208,43 @@ impl SegmentFiles {
     }
 
     fn path(&self, kind: &str, segment: SegmentId) -> PathBuf {
-        self.dir.join(format!("{kind}-{:010}", segment.0))
+        self.dir.join(file_name(kind, segment))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The segments in use in a lane's directory below `dir`, oldest first, without opening them.
+///
+/// # Errors
+/// As the system says.
+pub fn list(dir: &Path, lane: u32) -> io::Result<Vec<SegmentId>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(lane_dir(dir, lane))? {
+        let name = entry?.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("wal-")?.parse().ok());
+        found.extend(number.map(SegmentId));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Where a segment in use is.
+#[must_use]
+pub fn path_of(dir: &Path, lane: u32, segment: SegmentId) -> PathBuf {
+    lane_dir(dir, lane).join(file_name("wal", segment))
+}
+
+fn lane_dir(dir: &Path, lane: u32) -> PathBuf {
+    dir.join(format!("lane-{lane}"))
+}
+
+fn file_name(kind: &str, segment: SegmentId) -> String {
+    format!("{kind}-{:010}", segment.0)
 }
 
 /// Whether this error says that there is no room, which passes, rather than that the disk is broken.

@@ -4,20 +4,26 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream as StdStream};
 
-use kvorum_base::ClusterId;
+use kvorum_node::log::LogOptions;
 
 use super::*;
 use crate::clients::accept::bind;
-use crate::config::SyncMode;
-use crate::disk::DiskOptions;
+use crate::config::{NodeOptions, SyncMode};
 use crate::disk::bulk::SNAPSHOT_DIR;
 use crate::disk::faults::Faults;
 use crate::disk::segments::SegmentFiles;
+use crate::disk::{DiskOptions, startup};
+use crate::identity::{Manifest, Plan};
 use crate::mail::Mailbox;
 use crate::secret::Secret;
 use crate::testing::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The first connection of a lane.
+const FIRST: ConnId = ConnId {
+    index: 0,
+    generation: 1,
+};
 
 struct Rig {
     runtime: LocalRuntime,
@@ -32,19 +38,35 @@ fn rig(max_clients: u32) -> Rig {
     let wake = Arc::new(Notify::new());
     let (mailbox, mail) = Mailbox::new(wake.clone());
     let metrics = Arc::new(Metrics::default());
-    let files = SegmentFiles::open(dir.path(), 0, 4096, Faults::default()).expect("files");
+    let options = NodeOptions {
+        dir: Some(dir.path().to_owned()),
+        ..NodeOptions::default()
+    };
+    let settings = options.settle().expect("settings");
+    let plan = Plan::draw(vec![settings.advertised.clone()]);
+    let manifest = Manifest::prepared(1, plan, &Secret::new([1; 32]));
+    let log = LogOptions {
+        salt: manifest.log_salt,
+        ..LogOptions::small(1 << 20)
+    };
+    let faults = Faults::default();
+    let bytes = u64::from(log.segment_bytes);
+    let files = SegmentFiles::open(dir.path(), 0, bytes, faults.clone()).expect("files");
+    let snapshots = dir.path().join(SNAPSHOT_DIR);
+    let (node, effects) =
+        startup::start(&settings, &manifest, log, &files, &snapshots).expect("a core");
     let options = DiskOptions {
         sync: SyncMode::Auto,
         snapshot_bandwidth: 1 << 30,
-        faults: Faults::default(),
+        faults,
     };
-    let snapshots = dir.path().join(SNAPSHOT_DIR);
     let disk = Disk::start(files, &snapshots, options, metrics.clone(), &mailbox).expect("a disk");
     let any = || bind(SocketAddr::from(([127, 0, 0, 1], 0)), "listen").expect("a port");
     let clients = any();
     let address = clients.address;
     let parts = Parts {
-        node: Node::default(),
+        node,
+        effects,
         disk,
         mail,
         wake,
@@ -53,11 +75,11 @@ fn rig(max_clients: u32) -> Rig {
         peers: any(),
         max_clients,
         identity: Identity {
-            cluster: ClusterId(1),
+            cluster: manifest.cluster(),
             node: NodeId(1),
-            secret: Secret::new([1; 32]),
+            secret: manifest.secret(),
         },
-        members: Vec::new(),
+        members: manifest.peers(),
         publish: Box::new(|_| {}),
         first_sync: None,
     };
@@ -142,6 +164,24 @@ fn a_pipeline_is_one_read_and_one_write() {
     assert_eq!(rig.lane.metrics.client_reads.get() - reads, 1);
 }
 
+/// A process that was stopped for a while must not live through all the ticks that it missed: it would
+/// stand for election before it had read what its peers sent meanwhile.
+#[test]
+fn missed_ticks_are_one_tick() {
+    let rig = rig(10);
+    let uptime = || rig.lane.core().node.status().uptime_ms;
+    rig.run_until("a tick", |_| uptime() > 0);
+    let before = uptime();
+    let turns = rig.lane.metrics.turns.get();
+    std::thread::sleep(20 * TICK);
+    rig.run_until("a turn", |metrics| metrics.turns.get() > turns);
+    assert!(
+        uptime() - before <= 2 * TICK.as_millis() as u64,
+        "{} ms",
+        uptime() - before
+    );
+}
+
 #[test]
 fn a_client_too_many_is_told() {
     let rig = rig(2);
@@ -160,11 +200,7 @@ fn a_place_is_used_again_under_another_generation() {
     drop(clients);
     rig.run_until("closed", |metrics| metrics.clients_open.get() == 0);
     let _again = rig.connect(1);
-    let stale = ConnId {
-        index: 0,
-        generation: 1,
-    };
-    assert!(rig.lane.core().clients.get(stale).is_none());
+    assert!(rig.lane.core().clients.get(FIRST).is_none());
     let fresh = ConnId {
         index: 0,
         generation: 2,
@@ -172,25 +208,25 @@ fn a_place_is_used_again_under_another_generation() {
     assert!(rig.lane.core().clients.get(fresh).is_some());
 }
 
-/// A client that does not read fills its socket; the rest is written by a task when it reads again.
+/// A client that does not read fills its socket, then its output; then it is not read any more. When it
+/// reads again it gets everything.
 #[test]
 fn a_blocked_client_gets_everything_later() {
     const PINGS: usize = 2_000_000;
+    let (asked, answered) = (6 * PINGS as u64, 7 * PINGS as u64);
     let rig = rig(10);
     let mut client = rig.connect(1).remove(0);
     let writer = {
         let mut client = client.try_clone().expect("a clone");
         std::thread::spawn(move || client.write_all(&b"PING\r\n".repeat(PINGS)).expect("sent"))
     };
-    let wanted = 6 * PINGS as u64;
-    rig.run_until("all read", |metrics| {
-        metrics.client_bytes_in.get() == wanted
-    });
-    writer.join().expect("written");
-    let written = rig.lane.metrics.client_bytes_out.get();
+    let full = |metrics: &Metrics| metrics.client_bytes_in.get() > 1 << 20;
+    rig.run_until("the first megabyte", full);
+    let paused = |core: &mut Core| core.clients.get(FIRST).is_some_and(|client| client.paused);
+    rig.run_until("a pause", |_| paused(&mut rig.lane.core()));
     assert!(
-        written < 7 * PINGS as u64,
-        "the client's buffer took {written} bytes"
+        rig.lane.metrics.client_bytes_in.get() < asked,
+        "not read while nothing can be written"
     );
     let reader = std::thread::spawn(move || {
         let mut replies = vec![0; 7 * PINGS];
@@ -198,7 +234,8 @@ fn a_blocked_client_gets_everything_later() {
         assert!(replies.chunks(7).all(|reply| reply == b"+PONG\r\n"));
     });
     rig.run_until("all written", |metrics| {
-        metrics.client_bytes_out.get() == 7 * PINGS as u64
+        metrics.client_bytes_out.get() == answered
     });
+    writer.join().expect("written");
     reader.join().expect("read");
 }

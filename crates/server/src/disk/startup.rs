@@ -1,0 +1,210 @@
+//! From a directory to a core that can run: read the log, read the snapshots that it refers to, judge.
+//!
+//! The judgement is the core's ([`Recovery`]); what is added here is what an operator should do about it.
+//! A log that lost anything synced has lost promises, and a node that breaks promises is worse than one
+//! that is gone: it is not started. A snapshot that cannot be read is no broken promise: the replica
+//! takes another one from its primary.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use kvorum_base::{GroupId, NodeId, ReplicaId};
+use kvorum_node::format::chunk::{ChunkReader, Loaded};
+use kvorum_node::log::{LogOptions, Recovered, Recovery};
+use kvorum_node::start::Snapshots;
+use kvorum_node::{Config, Effect, GroupSpec, Member, Node};
+
+use super::bulk;
+use super::segments::SegmentFiles;
+use crate::config::Settings;
+use crate::identity::{Manifest, split_address};
+use crate::lane::TICK;
+use crate::secret::{from_hex, random_id};
+
+/// Read at once from a snapshot file.
+const READ_BYTES: usize = 1 << 20;
+/// How long a request may wait for its outcome, in milliseconds.
+const DEADLINE_MS: u64 = 5_000;
+/// How often the replicas compare their states, in milliseconds.
+const CHECKPOINT_MS: u64 = 10_000;
+/// How far a wall clock may be off the median before its node stops leading, in milliseconds.
+const CLOCK_SKEW_MS_MAX: u64 = 1_000;
+/// Heartbeats in a shortest election timeout, and the ordinary time between them in milliseconds.
+const HEARTBEATS_MIN: u64 = 5;
+const HEARTBEAT_MS: u64 = 100;
+
+/// How this directory's log is laid out.
+#[must_use]
+pub fn log_options(manifest: &Manifest) -> LogOptions {
+    let small = std::env::var("KVORUM_TEST_SEGMENT_BYTES")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    LogOptions {
+        salt: manifest.log_salt,
+        ..small.map_or_else(LogOptions::default, LogOptions::small)
+    }
+}
+
+/// Makes the core of what the directory holds, and its first effects.
+///
+/// # Errors
+/// With a text that says what to do.
+pub fn start(
+    settings: &Settings,
+    manifest: &Manifest,
+    log: LogOptions,
+    files: &SegmentFiles,
+    snapshot_dir: &Path,
+) -> Result<(Node, Vec<Effect>), String> {
+    let begin = std::time::Instant::now();
+    let recovered = recover(manifest, &log, files).map_err(|damage| {
+        format!(
+            "the log in {} is damaged: {damage}. What this node promised may be lost, so it must not take \
+             part again under its identity. If other nodes have replicas: move the whole directory aside \
+             and replace this node. If not: restore the directory from a backup",
+            settings.dir.display()
+        )
+    })?;
+    let snapshots = load_snapshots(manifest, recovered.as_ref(), snapshot_dir)?;
+    let incarnation = recovered
+        .as_ref()
+        .map_or(0, |recovered| recovered.incarnation)
+        + 1;
+    let config = node_config(settings, manifest, log, incarnation)?;
+    let mut effects = Vec::new();
+    if let Some(cut) = recovered.as_ref().and_then(|recovered| recovered.cut) {
+        tracing::info!(segment = %cut.segment, offset = cut.offset, "cut an unfinished batch off the log");
+    }
+    let node = Node::start(config, recovered, snapshots, random_id(), &mut effects);
+    tracing::info!(
+        incarnation,
+        millis = begin.elapsed().as_millis() as u64,
+        "loaded"
+    );
+    Ok((node, effects))
+}
+
+fn recover(
+    manifest: &Manifest,
+    log: &LogOptions,
+    files: &SegmentFiles,
+) -> Result<Option<Recovered>, String> {
+    let segments = files.in_use();
+    if segments.is_empty() && !manifest.log_begun {
+        return Ok(None);
+    }
+    let mut recovery = Recovery::new(log, manifest.log_begun);
+    for segment in segments {
+        let bytes = files
+            .read(segment)
+            .map_err(|error| format!("segment {segment}: {error}"))?;
+        recovery.feed(segment, &bytes);
+    }
+    recovery
+        .finish()
+        .map(Some)
+        .map_err(|damage| damage.to_string())
+}
+
+/// Reads the snapshots that the log refers to, and removes the others.
+fn load_snapshots(
+    manifest: &Manifest,
+    recovered: Option<&Recovered>,
+    dir: &Path,
+) -> Result<Snapshots, String> {
+    let wanted: BTreeMap<GroupId, u64> = recovered
+        .into_iter()
+        .flat_map(|recovered| &recovered.groups)
+        .filter(|(_, group)| group.snapshot.number > 0)
+        .map(|(id, group)| (*id, group.snapshot.number))
+        .collect();
+    let found =
+        bulk::list(dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
+    for (group, number) in found {
+        // Written, and then its process died before the log knew; or replaced by a newer one.
+        if wanted.get(&group) != Some(&number) {
+            let _ = std::fs::remove_file(bulk::path_of(dir, group, number));
+        }
+    }
+    let load = |(group, number): (GroupId, u64)| {
+        (
+            group,
+            load(manifest, group, &bulk::path_of(dir, group, number)),
+        )
+    };
+    Ok(wanted.into_iter().map(load).collect())
+}
+
+fn load(manifest: &Manifest, group: GroupId, path: &Path) -> Result<Loaded, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut file = File::open(path).map_err(failed)?;
+    let mut reader = ChunkReader::new(group, hash_key(manifest));
+    let mut bytes = vec![0; READ_BYTES];
+    loop {
+        let len = file.read(&mut bytes).map_err(failed)?;
+        if len == 0 {
+            break;
+        }
+        reader
+            .feed(&bytes[..len])
+            .map_err(|malformed| format!("{}: {malformed}", path.display()))?;
+    }
+    reader
+        .finish()
+        .map_err(|malformed| format!("{}: {malformed}", path.display()))
+}
+
+fn hash_key(manifest: &Manifest) -> [u8; 16] {
+    from_hex(&manifest.plan.hash_key).expect("a manifest's hash key was checked when it was read")
+}
+
+fn node_config(
+    settings: &Settings,
+    manifest: &Manifest,
+    log: LogOptions,
+    incarnation: u64,
+) -> Result<Config, String> {
+    let tick_ms = TICK.as_millis() as u64;
+    let ticks = |ms: u64| u32::try_from(ms.div_ceil(tick_ms)).unwrap_or(u32::MAX);
+    let heartbeat_ms = HEARTBEAT_MS.min(settings.election_ms / HEARTBEATS_MIN);
+    let mut members = BTreeMap::new();
+    for member in &manifest.plan.members {
+        let (host, port) = split_address(&member.addresses.client)?;
+        let member_of = Member {
+            host: host.to_owned(),
+            port,
+            peer_port: split_address(&member.addresses.peer)?.1,
+            http_port: split_address(&member.addresses.http)?.1,
+        };
+        members.insert(NodeId(member.node), member_of);
+    }
+    let (group, replicas) = manifest.replicas();
+    let replicas: BTreeMap<ReplicaId, NodeId> = replicas.into_iter().collect();
+    Ok(Config {
+        node: NodeId(manifest.node),
+        cluster: manifest.cluster(),
+        incarnation,
+        hash_key: hash_key(manifest),
+        members,
+        groups: vec![GroupSpec {
+            group,
+            slots: (0, kvorum_base::slot::SLOT_COUNT - 1),
+            replicas,
+        }],
+        password: settings.password.clone(),
+        tick_ms,
+        heartbeat_ticks: ticks(heartbeat_ms).max(1),
+        election_ticks_min: ticks(settings.election_ms),
+        election_ticks_max: ticks(2 * settings.election_ms),
+        deadline_ticks: u64::from(ticks(DEADLINE_MS)),
+        checkpoint_ticks: u64::from(ticks(CHECKPOINT_MS)),
+        memory_bytes_max: settings.max_memory,
+        clock_skew_ms_max: CLOCK_SKEW_MS_MAX,
+        log,
+        snapshot_after_log_bytes: kvorum_node::limits::SNAPSHOT_AFTER_LOG_BYTES,
+        log_cache_bytes: kvorum_node::limits::LOG_CACHE_BYTES,
+        planted: kvorum_base::Planted::default(),
+    })
+}
