@@ -144,8 +144,13 @@ fn start_group(
                 Some(Err(reason)) => reason,
                 _ => "it is not there".to_owned(),
             };
+            let way_on = if alone {
+                "there is no other replica to get the state from: put the file back from a copy"
+            } else {
+                "this replica asks the primary for its state"
+            };
             let text = format!(
-                "snapshot {} cannot be read ({reason}); this replica asks the primary for its state",
+                "snapshot {} cannot be read ({reason}); {way_on}",
                 file.number
             );
             shared.note(Level::Error, Some(spec.group), text);

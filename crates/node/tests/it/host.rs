@@ -45,6 +45,7 @@ struct Bench {
     stalled: Vec<NodeId>,
     wall: u64,
     snapshot_after: u64,
+    cache: u64,
     trace: String,
 }
 
@@ -58,7 +59,7 @@ fn member(node: u64) -> Member {
     }
 }
 
-fn config(node: NodeId, nodes: u64, snapshot_after: u64) -> Config {
+fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
     Config {
         node,
         cluster: ClusterId(7),
@@ -85,7 +86,7 @@ fn config(node: NodeId, nodes: u64, snapshot_after: u64) -> Config {
         clock_skew_ms_max: 1000,
         log: LogOptions::small(SEGMENT_BYTES),
         snapshot_after_log_bytes: snapshot_after,
-        log_cache_bytes: 1 << 20,
+        log_cache_bytes: cache,
         planted: Planted::default(),
     }
 }
@@ -112,6 +113,7 @@ impl Bench {
             stalled: Vec::new(),
             wall: 1_000_000,
             snapshot_after: 1 << 20,
+            cache: 1 << 20,
             trace: String::new(),
         }
     }
@@ -136,7 +138,7 @@ impl Bench {
     /// Starts a node from what its disk holds.
     fn start(&mut self, id: NodeId) {
         let nodes = self.hosts.len() as u64;
-        let config = config(id, nodes, self.snapshot_after);
+        let config = config(id, nodes, self.snapshot_after, self.cache);
         let host = self.hosts.get_mut(&id).expect("a host");
         let mut effects = Vec::new();
         let started = host.lives > 0;
@@ -407,6 +409,7 @@ impl Runner for Bench {
         match command.name.as_str() {
             "nodes" => self.make(command.number(0)?),
             "snapshot-after" => self.snapshot_after = command.number(0)?,
+            "cache" => self.cache = command.number(0)?,
             "tick" => self.tick(command.number(0)?),
             // NAME NODE LINE ...: inline requests, all in one read.
             "send" => {
