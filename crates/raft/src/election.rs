@@ -295,10 +295,8 @@ impl Raft {
     /// `from` speaks as the leader of the present term. Returns whether that can be.
     pub(crate) fn follow(&mut self, from: ReplicaId) -> bool {
         if self.leader == Some(from) && matches!(self.role, Role::Follower) {
-            // A link reset may have shortened the timer of this round.
-            if self.election_timeout < self.config.election_ticks_min
-                || self.leader_heard_at.is_none()
-            {
+            if self.leader_heard_at.is_none() {
+                // The reset of its link had shortened the timer.
                 self.reset_election_timer();
             }
             self.election_elapsed = 0;

@@ -286,6 +286,11 @@ impl Log {
         if upto <= self.base_index {
             return;
         }
+        assert!(
+            upto <= self.persisted,
+            "entry {upto} is not durable yet, only {}",
+            self.persisted
+        );
         self.base_term = self.term_at(upto).expect("an applied entry has a term");
         self.entries.drain(..(upto - self.base_index) as usize);
         self.base_index = upto;
@@ -410,5 +415,14 @@ mod tests {
     #[should_panic(expected = "not applied yet")]
     fn what_is_not_applied_cannot_be_dropped() {
         log(&[1]).compact(Index(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "not durable yet")]
+    fn what_is_not_durable_cannot_be_dropped() {
+        let mut log = log(&[1]);
+        log.append(1, entries(2, &[1]));
+        log.state_replaced(Index(2));
+        log.compact(Index(2));
     }
 }

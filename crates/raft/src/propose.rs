@@ -81,13 +81,16 @@ impl Raft {
     pub(crate) fn append_own(&mut self, payload: Payload, data: Option<Bytes>) -> Index {
         let (term, index) = (self.hard_state.term, self.next_index());
         let data = data.unwrap_or_else(|| (self.config.encode)(term, index, &payload));
+        let changes_members = matches!(payload, Payload::Membership(_));
         self.append(vec![Entry {
             index,
             term,
             payload,
             data,
         }]);
-        self.refresh_peers();
+        if changes_members {
+            self.refresh_peers();
+        }
         self.broadcast_appends();
         if self.config.planted.has(Bug::ReplyBeforeSync) {
             self.maybe_commit();

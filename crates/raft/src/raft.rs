@@ -259,11 +259,24 @@ impl Raft {
         self.log.applied_to(index);
     }
 
-    /// Lets go of the entries up to `upto`, of which the caller has a durable snapshot or otherwise
-    /// no need. Followers that need them get a snapshot. See [`Raft::snapshot_floor`].
+    /// Whether a snapshot of the present state may be made durable: only what the own disk holds as
+    /// entries may be covered. (A view for a follower is not meant; that is theirs.) Otherwise:
+    ///
+    /// 1. The disk holds 3@1 and 4@1. A new leader replaces them by 3@2; that write hangs.
+    /// 2. The others commit 3@2. It is applied here, and a snapshot of it is stored.
+    /// 3. After a power cut the disk has a snapshot up to 3@2, and 4@1 behind it, which belongs to
+    ///    another history: this replica votes by a log that nobody ever had.
+    #[must_use]
+    pub fn may_store_snapshot(&self) -> bool {
+        self.log.applied() <= self.log.persisted()
+    }
+
+    /// Lets go of the entries up to `upto`, of which the caller has a durable snapshot (see
+    /// [`Raft::may_store_snapshot`]). Followers that need them get a snapshot. See
+    /// [`Raft::snapshot_floor`].
     ///
     /// # Panics
-    /// If they are not applied.
+    /// If they are not applied, or not durable.
     pub fn compact(&mut self, upto: Index) {
         self.log.compact(upto);
         self.history.compact(self.log.base_index());

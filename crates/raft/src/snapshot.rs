@@ -386,9 +386,14 @@ impl Raft {
     /// The staged snapshot is checked and durable: take it. Returns whether the caller must replace
     /// its state by it now; `false` if the log has gone further meanwhile, or another snapshot came,
     /// and what was staged can be thrown away.
+    ///
+    /// Usually [`Persist::Reset`] follows, and makes the snapshot the base of the log on the disk.
+    /// Without it only a lost state was replaced: the log stays as it is, and the snapshot is like one
+    /// of the own state, see [`Raft::may_store_snapshot`].
     #[must_use]
     pub fn install(&mut self, snapshot: SnapshotId, membership: Arc<Membership>) -> bool {
-        if !self.take_incoming(snapshot) {
+        // A leader has everything that any snapshot can hold, or it would not have been elected.
+        if !self.take_incoming(snapshot) || self.is_leader() {
             return false;
         }
         let SnapshotId { index, term, .. } = snapshot;

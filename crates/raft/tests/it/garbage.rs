@@ -136,8 +136,8 @@ fn nothing_that_is_said_stops_a_replica() {
                 3 => drop(host.raft.read()),
                 4 if host.raft.commit() > Index::ZERO => {
                     host.raft.applied_to(host.raft.commit());
-                    host.raft
-                        .compact(Index(prng.below(host.raft.applied().get() + 1)));
+                    let most = host.raft.applied().min(host.raft.persisted_index());
+                    host.raft.compact(Index(prng.below(most.get() + 1)));
                 }
                 _ => {
                     let near = host.raft.term().get() + prng.below(2);

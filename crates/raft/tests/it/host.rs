@@ -218,7 +218,7 @@ impl Host {
             return;
         }
         let applied = self.raft.applied();
-        let upto = upto.min(applied);
+        let upto = upto.min(applied).min(self.raft.persisted_index());
         let upto = self
             .raft
             .snapshot_floor()
