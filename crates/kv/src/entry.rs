@@ -11,12 +11,13 @@
 //! other types, are counted and only shared then.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use kvorum_base::UnixMillis;
 
-use crate::hash;
+use crate::hash::{self, BLOCK_BYTES};
 use crate::limits::{INLINE_BYTES_MAX, INLINE_KEY_BYTES_MAX, KEY_OVERHEAD_BYTES};
 use crate::value::{Fresh, Text, Value, ValueRef};
 
@@ -53,6 +54,15 @@ pub(crate) struct Large {
 pub(crate) struct Weight {
     pub(crate) hash: u64,
     pub(crate) bytes: u64,
+}
+
+impl Weight {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            hash: self.hash.wrapping_add(other.hash),
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 impl Entry {
@@ -155,7 +165,7 @@ impl Entry {
                 (large.value_hash, text.as_bytes().len())
             }
             (Self::Inline(_), ValueRef::String(text)) => {
-                (hash::bytes(text.as_bytes()), text.as_bytes().len())
+                (hash::value(text.as_bytes()), text.as_bytes().len())
             }
         };
         let key = self.key();
@@ -213,8 +223,9 @@ impl Entry {
         }
     }
 
-    /// Changes a string; a long one in place, if nobody else holds its bytes.
-    pub(crate) fn edit(&mut self, edit: impl FnOnce(&mut BytesMut)) {
+    /// Changes a string; a long one in place, if nobody else holds its bytes. It does not get
+    /// shorter, and what differs from before lies within the range, new bytes included.
+    pub(crate) fn edit(&mut self, changed: Range<usize>, edit: impl FnOnce(&mut BytesMut)) {
         match self {
             Self::Inline(bytes) => {
                 let mut text = BytesMut::from(&bytes[value_start(bytes)..]);
@@ -230,9 +241,12 @@ impl Entry {
                     Ok(text) => text,
                     Err(shared) => BytesMut::from(&shared[..]),
                 };
+                let touched = changed.start / BLOCK_BYTES..changed.end.div_ceil(BLOCK_BYTES);
+                let before = hash::blocks(&text, touched.clone());
                 edit(&mut text);
+                let after = hash::blocks(&text, touched);
+                large.value_hash = large.value_hash.wrapping_sub(before).wrapping_add(after);
                 large.value = Value::String(text.freeze());
-                large.value_hash = value_hash(&large.value);
             }
         }
     }
@@ -266,7 +280,7 @@ fn value_start(bytes: &[u8]) -> usize {
 
 fn value_hash(value: &Value) -> u64 {
     match value {
-        Value::String(text) => hash::bytes(text),
+        Value::String(text) => hash::value(text),
     }
 }
 
@@ -300,10 +314,35 @@ mod tests {
                 expect(&entry, &text, Some(UnixMillis(9)), 7);
                 entry.set_deadline(None);
                 expect(&entry, &text, None, 7);
-                entry.edit(|text| text.extend_from_slice(b"more"));
+                entry.edit(text_len..text_len + 4, |text| {
+                    text.extend_from_slice(b"more");
+                });
                 expect(&entry, &[&text[..], b"more"].concat(), None, 7);
                 entry.replace(Fresh::Text(&text), deadline, 8);
                 expect(&entry, &text, deadline, 8);
+            }
+        }
+    }
+
+    #[test]
+    fn an_edit_keeps_the_hash_right() {
+        let mut prng = kvorum_base::Prng::new(1);
+        for start_len in [5000, 8192, 4096] {
+            let mut text = vec![7; start_len];
+            let mut entry = Entry::new(b"k", Fresh::Text(&text), None, 1);
+            for _ in 0..200 {
+                let start = prng.below(text.len() as u64 + 1) as usize;
+                let piece = vec![prng.below(256) as u8; prng.below(5000) as usize + 1];
+                let end = start + piece.len();
+                text.resize(text.len().max(end), 0);
+                text[start..end].copy_from_slice(&piece);
+                entry.edit(start..end, |text| {
+                    let len = text.len().max(end);
+                    text.resize(len, 0);
+                    text[start..end].copy_from_slice(&piece);
+                });
+                let twin = Entry::new(b"k", Fresh::Text(&text), None, 1);
+                assert_eq!(entry.weight(), twin.weight());
             }
         }
     }

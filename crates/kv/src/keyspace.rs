@@ -9,6 +9,7 @@
 //! version, moves the sums and the deadline index along, and copies at most one bucket.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -284,9 +285,14 @@ impl Keyspace {
         assert!(is_new, "a key at {:?} is put in twice", at.position);
     }
 
-    /// Changes the string of a key that is there, and leaves its deadline.
-    pub(crate) fn edit(&mut self, at: Located<'_>, edit: impl FnOnce(&mut BytesMut)) {
-        self.change(at, |entry| entry.edit(edit));
+    /// Changes a part of the string of a key that is there, and leaves its deadline.
+    pub(crate) fn edit(
+        &mut self,
+        at: Located<'_>,
+        changed: Range<usize>,
+        edit: impl FnOnce(&mut BytesMut),
+    ) {
+        self.change(at, |entry| entry.edit(changed, edit));
     }
 
     /// Sets or takes away the deadline of a key that is there.

@@ -94,11 +94,15 @@ impl Keyspace {
         let at = self.row_position(once.slot, session);
         let order = |row: &Arc<SessionRow>| row.session.cmp(&session);
         if let Some(row) = self.rows.find_mut(at, order) {
-            let before = row.weight(once.slot);
+            let slot = once.slot;
             let row = Arc::make_mut(row);
-            row.record(recorded);
-            let after = row.weight(once.slot);
-            self.weigh_row(once.slot, before, after);
+            let mut before = row.head_weight(slot);
+            let mut after = row.reply_weight(slot, &recorded);
+            for forgotten in row.record(recorded) {
+                before = before.plus(row.reply_weight(slot, &forgotten));
+            }
+            after = after.plus(row.head_weight(slot));
+            self.weigh_row(slot, before, after);
             return;
         }
         let mut row = SessionRow::new(once.token);

@@ -110,8 +110,8 @@ impl SessionRow {
         }
     }
 
-    /// Records a new answer, and forgets those that it says were received.
-    pub(crate) fn record(&mut self, recorded: Recorded) {
+    /// Records a new answer; gives those that it says were received, which are forgotten.
+    pub(crate) fn record(&mut self, recorded: Recorded) -> Vec<Recorded> {
         let Err(place) = self.place(recorded.sequence) else {
             panic!("sequence number {} is answered twice", recorded.sequence);
         };
@@ -121,36 +121,46 @@ impl SessionRow {
         let kept_from = self
             .replies
             .partition_point(|recorded| recorded.sequence <= edge);
-        self.replies.drain(..kept_from);
+        self.replies.drain(..kept_from).collect()
     }
 
     pub(crate) fn weight(&self, slot: Slot) -> Weight {
-        let head = hash::numbers([
-            u64::from(slot.get()),
-            self.session.get(),
-            self.end.get(),
-            self.last_sequence,
-        ]);
-        let mut weight = Weight {
-            hash: head,
+        self.replies
+            .iter()
+            .map(|recorded| self.reply_weight(slot, recorded))
+            .fold(self.head_weight(slot), Weight::plus)
+    }
+
+    /// The weight without that of the replies, which may be long.
+    pub(crate) fn head_weight(&self, slot: Slot) -> Weight {
+        Weight {
+            hash: hash::numbers([
+                u64::from(slot.get()),
+                self.session.get(),
+                self.end.get(),
+                self.last_sequence,
+            ]),
             bytes: ROW_OVERHEAD_BYTES,
-        };
-        for Recorded {
+        }
+    }
+
+    /// The weight of one reply of this session, held now or not.
+    pub(crate) fn reply_weight(&self, slot: Slot, recorded: &Recorded) -> Weight {
+        let Recorded {
             sequence,
             command_hash,
             reply,
-        } in &self.replies
-        {
-            let reply_hash = hash::bytes(reply);
-            weight.hash = weight.hash.wrapping_add(hash::numbers([
-                head,
+        } = recorded;
+        Weight {
+            hash: hash::numbers([
+                u64::from(slot.get()),
+                self.session.get(),
                 *sequence,
                 *command_hash,
-                reply_hash,
-            ]));
-            weight.bytes += ROW_OVERHEAD_BYTES + reply.len() as u64;
+                hash::value(reply),
+            ]),
+            bytes: ROW_OVERHEAD_BYTES + reply.len() as u64,
         }
-        weight
     }
 
     /// Whether the invariants hold; a row from outside is asked before it is believed.

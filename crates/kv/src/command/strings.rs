@@ -553,7 +553,7 @@ fn apply_append(keyspace: &mut Keyspace, args: Args<'_>, replies: &mut Replies<'
         return refusal.reply(replies);
     }
     match old_len {
-        Some(_) => keyspace.edit(at, |text| text.extend_from_slice(more)),
+        Some(old_len) => keyspace.edit(at, old_len..len, |text| text.extend_from_slice(more)),
         None => keyspace.put(at, Fresh::Text(more), Lifetime::Endless),
     }
     replies.integer(len as i64);
@@ -586,17 +586,18 @@ fn apply_setrange(keyspace: &mut Keyspace, args: Args<'_>, replies: &mut Replies
     if let Err(refusal) = check_len(end) {
         return refusal.reply(replies);
     }
-    if old_len.is_none() {
+    let Some(old_len) = old_len else {
         let mut text = vec![0; end];
         text[offset..].copy_from_slice(piece);
         keyspace.put(at, Fresh::Text(&text), Lifetime::Endless);
-    } else {
-        keyspace.edit(at, |text| {
-            if text.len() < end {
-                text.resize(end, 0);
-            }
-            text[offset..end].copy_from_slice(piece);
-        });
-    }
-    replies.integer(end.max(old_len.unwrap_or(0)) as i64);
+        return replies.integer(end as i64);
+    };
+    // A gap that is filled with zeros is a change too.
+    keyspace.edit(at, offset.min(old_len)..end, |text| {
+        if text.len() < end {
+            text.resize(end, 0);
+        }
+        text[offset..end].copy_from_slice(piece);
+    });
+    replies.integer(end.max(old_len) as i64);
 }
