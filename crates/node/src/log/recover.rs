@@ -326,7 +326,7 @@ impl Recovery {
         self.next = None;
         self.proofs = Proofs::default();
         self.stops.retain(|(segment, ..)| *segment >= gap);
-        self.damage = None;
+        self.damage.take_if(|damage| damage.segment < Some(gap));
     }
 
     /// Takes the next batch of a segment.

@@ -30,6 +30,8 @@ pub(crate) struct Written {
 #[derive(Debug)]
 pub(crate) struct Disk {
     segment_bytes: usize,
+    /// What is written whole or not at all.
+    sector: usize,
     files: BTreeMap<SegmentId, File>,
     /// Freed files, to be used again.
     pool: Vec<File>,
@@ -40,9 +42,10 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new(segment_bytes: usize) -> Self {
+    pub(crate) fn new(segment_bytes: usize, sector: usize) -> Self {
         Self {
             segment_bytes,
+            sector,
             files: BTreeMap::new(),
             pool: Vec::new(),
             unlinked: Vec::new(),
@@ -91,7 +94,7 @@ impl Disk {
 
     pub(crate) fn write(&mut self, segment: SegmentId, offset: u32, seq: BatchSeq, frame: &Bytes) {
         let offset = offset as usize;
-        assert!(offset.is_multiple_of(SECTOR) && frame.len().is_multiple_of(SECTOR));
+        assert!(offset.is_multiple_of(self.sector) && frame.len().is_multiple_of(self.sector));
         let file = self.files.get_mut(&segment).expect("a segment made ready");
         assert!(file.linked, "segment {segment} is written too early");
         file.cached[offset..offset + frame.len()].copy_from_slice(frame);
@@ -138,8 +141,8 @@ impl Disk {
             .retain(|_, file| file.linked || prng.chance(1, 2));
         for file in self.files.values_mut() {
             file.durable.resize(self.segment_bytes, 0);
-            for (at, sector) in file.cached.chunks_mut(SECTOR).enumerate() {
-                let durable = &file.durable[at * SECTOR..][..sector.len()];
+            for (at, sector) in file.cached.chunks_mut(self.sector).enumerate() {
+                let durable = &file.durable[at * self.sector..][..sector.len()];
                 if sector != durable && prng.below(4) < lose {
                     sector.copy_from_slice(durable);
                 }

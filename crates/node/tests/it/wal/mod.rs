@@ -9,7 +9,6 @@ use kvorum_base::{Planted, Prng};
 use kvorum_node::log::{self, LogOptions};
 
 use crate::formats::rounds;
-use disk::SECTOR;
 use world::{World, recover};
 
 /// Lives and deaths: what was synced is there exactly, and what was not is there as a prefix.
@@ -35,7 +34,7 @@ fn lives(seed: u64, planted: Planted) {
 
 #[test]
 fn what_was_synced_survives() {
-    for seed in 0..rounds(400) {
+    for seed in 0..rounds(150) {
         run_seed(seed, || lives(seed, Planted::default()));
     }
 }
@@ -58,7 +57,7 @@ fn run_seed(seed: u64, run: impl FnOnce()) {
 /// A flipped bit in what was synced is damage, wherever it is.
 #[test]
 fn a_flipped_bit_is_damage() {
-    for seed in 0..rounds(300) {
+    for seed in 0..rounds(60) {
         run_seed(seed, || flip(seed, Planted::default()));
     }
 }
@@ -100,7 +99,7 @@ fn flip(seed: u64, planted: Planted) {
 /// A flipped bit anywhere else is damage or does no harm.
 #[test]
 fn a_flipped_bit_elsewhere_loses_nothing() {
-    for seed in 0..rounds(300) {
+    for seed in 0..rounds(60) {
         run_seed(seed, || {
             let mut world = aged(seed);
             world.crash(seed % 4 < 2);
@@ -124,7 +123,7 @@ fn a_flipped_bit_elsewhere_loses_nothing() {
 #[test]
 fn a_lost_write_is_damage() {
     let mut found = 0;
-    for seed in 0..rounds(300) {
+    for seed in 0..rounds(60) {
         run_seed(seed, || {
             let mut world = aged(seed);
             world.crash(false);
@@ -139,8 +138,9 @@ fn a_lost_write_is_damage() {
                 .iter_mut()
                 .find(|(segment, _)| *segment == batch.segment)
                 .expect("its file");
-            let at = batch.offset + SECTOR * world.prng.index(batch.len / SECTOR);
-            bytes[at..at + SECTOR].fill(0);
+            let sector = world.options.sector_bytes as usize;
+            let at = batch.offset + sector * world.prng.index(batch.len / sector);
+            bytes[at..at + sector].fill(0);
             let read = recover(&world.options, true, &files);
             assert!(read.is_err(), "{batch:?} without {at}");
             found += 1;
@@ -152,7 +152,7 @@ fn a_lost_write_is_damage() {
 /// A segment that is not there is damage, unless nothing in it was needed.
 #[test]
 fn a_missing_segment_is_damage_or_was_not_needed() {
-    for seed in 0..rounds(300) {
+    for seed in 0..rounds(60) {
         run_seed(seed, || {
             let mut world = aged(seed);
             world.crash(seed % 4 < 2);

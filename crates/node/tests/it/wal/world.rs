@@ -61,13 +61,14 @@ impl World {
         let mut prng = Prng::new(seed);
         let segment_bytes = [8, 16, 32, 64][prng.index(4)] << 10;
         let options = LogOptions {
+            sector_bytes: if prng.chance(1, 6) { 4096 } else { 512 },
             target_bytes: u64::from(segment_bytes) * prng.range(3, 6),
             salt: prng.next_u64(),
             planted,
             ..LogOptions::small(segment_bytes)
         };
         Self {
-            disk: Disk::new(segment_bytes as usize),
+            disk: Disk::new(segment_bytes as usize, options.sector_bytes as usize),
             model: Model::new(),
             log: Log::create(options.clone()),
             effects: Vec::new(),
