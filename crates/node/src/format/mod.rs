@@ -5,8 +5,9 @@
 //! - [`wal`]: the records of the write-ahead log (the batches that carry them are `log::frame`'s);
 //! - [`peer`]: what nodes say to each other;
 //! - [`chunk`]: a group's whole state, piece by piece;
-//! - [`manifest`]: the identity of a data directory;
 //! - [`membership`]: who takes part in a group, a part of several of the above.
+//!
+//! The identity of a data directory is a text file for people, and the shell's.
 //!
 //! Each file holds the byte table, the encoder and the strict decoder of one format, and a `fuzz`
 //! function that must not panic on any input. All integers are little-endian. A decoder takes
@@ -18,7 +19,6 @@
 
 pub mod chunk;
 pub mod entry;
-pub mod manifest;
 pub mod membership;
 pub mod peer;
 pub mod wal;

@@ -22,6 +22,9 @@ impl Log {
     /// # Panics
     /// If a record cannot follow those before it: consensus or this log is broken.
     pub fn seal(&mut self, effects: &mut Vec<Effect>) {
+        if self.closed {
+            return;
+        }
         let waiting = !self.pending.is_empty() || self.current.is_none();
         let free = self.outstanding.is_none();
         if let Some((current, room)) = (free && waiting).then(|| self.choose_place()).flatten() {

@@ -134,6 +134,8 @@ pub struct Log {
     /// How many pending records are recovered ones to be written again.
     pub(super) recovered_left: usize,
     pub(super) started: bool,
+    /// Nothing is ever written.
+    pub(super) closed: bool,
     /// All segments that hold something, the present one last.
     pub(super) segments: VecDeque<SegmentId>,
     pub(super) current: Option<Current>,
@@ -147,6 +149,16 @@ impl Log {
     #[must_use]
     pub fn create(options: LogOptions) -> Self {
         Self::restart(options, Recovered::nothing())
+    }
+
+    /// The log of a node whose log is damaged: it never writes and never starts. A new log must not be
+    /// begun in its place, since its first batch would supersede the damaged ones, and the next start
+    /// would find a log without fault, and without the promises that were lost.
+    #[must_use]
+    pub fn closed(options: LogOptions) -> Self {
+        let mut log = Self::create(options);
+        log.closed = true;
+        log
     }
 
     /// Goes on with a log that was read. What is not provably on the disk is written again, into
@@ -169,6 +181,7 @@ impl Log {
             outcome: Vec::new(),
             recovered_left: 0,
             started: false,
+            closed: false,
             segments: resume.segments.into(),
             current: None,
             next_segment: resume.next_segment,

@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kvorum_base::{ClusterId, GroupId, Index, NodeId, Prng, ReplicaId, Term, UnixMillis};
+use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Term, UnixMillis};
 use kvorum_node::format::entry::{self, Content, EntryBuilder};
-use kvorum_node::format::manifest::{self, Manifest, Member, State};
 use kvorum_node::format::peer::{self, PeerHeader, PeerMessage};
 use kvorum_node::format::wal::{self, Checkpoint, Record, SnapshotRef};
 use kvorum_raft::{
@@ -489,52 +488,6 @@ fn the_length_of_a_frame() {
     assert!(peer::frame_len(&[255; 4], 1 << 20).is_err());
 }
 
-fn manifest() -> Manifest {
-    Manifest {
-        state: State::Started,
-        node: NodeId(1),
-        cluster: ClusterId(2),
-        incarnation: 3,
-        salt: 4,
-        secret: [5; 16],
-        members: vec![
-            Member {
-                node: NodeId(1),
-                peer: "p:1".to_owned(),
-                client: "c:1".to_owned(),
-                replica: String::new(),
-                http: "h".to_owned(),
-            },
-            Member {
-                node: NodeId(7),
-                ..Member::default()
-            },
-        ],
-    }
-}
-
-#[test]
-fn a_manifest_is_golden() {
-    let bytes = manifest().encode();
-    assert_golden(
-        "manifest",
-        &bytes,
-        "4b564f52554d4e44 01 01 01 0100000000000000 0200000000000000 0300000000000000
-         0400000000000000 05050505050505050505050505050505 02
-         0100000000000000 03703a31 03633a31 00 0168
-         0700000000000000 00 00 00 00 50b114bb",
-    );
-    assert_eq!(Manifest::decode(&bytes), Ok(manifest()));
-    for bit in 0..bytes.len() * 8 {
-        let mut bad = bytes.clone();
-        bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(Manifest::decode(&bad).is_err(), "bit {bit}");
-    }
-    for len in 0..bytes.len() {
-        assert!(Manifest::decode(&bytes[..len]).is_err(), "{len} bytes");
-    }
-}
-
 /// Runs a fuzz function on noise and on valid samples with some bytes changed, cut or repeated.
 pub(crate) fn drive(seed: u64, samples: &[Vec<u8>], fuzz: fn(&[u8])) {
     let mut prng = Prng::new(seed);
@@ -600,11 +553,4 @@ fn any_bytes_as_a_frame() {
         .map(|(message, _)| peer::encode(&HEADER, &[message]).concat()[4..].to_vec())
         .collect();
     drive(3, &samples, peer::fuzz);
-}
-
-#[test]
-fn any_bytes_as_a_manifest() {
-    let whole = manifest().encode();
-    let inner = whole[10..whole.len() - 4].to_vec();
-    drive(4, &[whole, inner], manifest::fuzz);
 }

@@ -345,6 +345,18 @@ fn an_empty_log_of_a_started_node_is_damage() {
     assert!(recover(&options, true, &blank).is_err());
 }
 
+/// Were a new log begun over a damaged one, the next start would believe it.
+#[test]
+fn a_closed_log_writes_nothing() {
+    let mut desk = Desk::new();
+    desk.log = Log::closed(desk.options.clone());
+    desk.log.segment_ready(SegmentId(1));
+    let mut effects = Vec::new();
+    desk.log.seal(&mut effects);
+    assert!(effects.is_empty(), "{effects:?}");
+    assert!(!desk.log.is_started());
+}
+
 #[test]
 fn a_segment_made_ready_and_never_written_does_not_count() {
     let mut desk = Desk::new();
