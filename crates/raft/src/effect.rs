@@ -60,7 +60,8 @@ pub enum Effect {
         to: ReplicaId,
         /// The snapshot.
         snapshot: SnapshotId,
-        /// The piece, from 0; always the one after the last wanted, or an earlier one again.
+        /// The piece, from 0: one more than the highest wanted so far, or an earlier one again. One
+        /// is wanted at a time; wanting another replaces it. None after the last is ever wanted.
         seq: u64,
     },
     /// The view made for this follower is not needed any more.
