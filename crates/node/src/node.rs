@@ -5,7 +5,7 @@
 //! it gets without new events; the log becomes one batch, the messages one frame for each peer and link,
 //! the replies one output for each connection.
 
-use kvorum_base::{Bug, ConnId, GroupId, NodeId, Prng, Slot, UnixMillis};
+use kvorum_base::{ConnId, GroupId, NodeId, Prng, Slot, UnixMillis};
 use kvorum_resp::{OutBuf, Scratch};
 
 use crate::clients::face::{self, ShardFacts};
@@ -68,7 +68,7 @@ impl Node {
             Event::Closed { conn } => self.shared.table.close(conn),
             Event::Bytes { conn, data } => self.client_bytes(conn, data),
             Event::Drained { conn } => self.shared.table.revisit(conn),
-            Event::Peer { from, frame } => self.peer_frame(from, frame),
+            Event::Peer { from, frame } => self.peer_frame(from, &frame),
             Event::PeerReset { node } => self.peer_reset(node),
             Event::Synced { upto } => self.synced(upto, effects),
             Event::SegmentReady { segment } => self.shared.log.segment_ready(segment),
@@ -83,7 +83,7 @@ impl Node {
             Event::Tick => self.tick(effects),
             Event::Wall(wall) => self.wall(wall),
             Event::Process(process) => self.process = process,
-            Event::Control(control) => self.control(control),
+            Event::Control(control) => self.control(&control),
             Event::EndOfTurn => self.end_of_turn(effects),
         }
     }
@@ -182,14 +182,13 @@ impl Node {
     fn wall(&mut self, wall: UnixMillis) {
         let (node, now_tick) = (self.shared.config.node, self.shared.now_tick);
         self.shared.clocks.heard(node, wall, now_tick);
-        if self.shared.config.planted.has(Bug::ExpiryByLocalClock) {
-            for state in self
-                .groups
-                .iter_mut()
-                .filter_map(|group| group.state.as_mut())
-            {
-                state.keyspace.advance_clock(wall);
-            }
+        #[cfg(feature = "planted")]
+        for state in self
+            .groups
+            .iter_mut()
+            .filter_map(|group| group.state.as_mut())
+        {
+            state.keyspace.set_local_clock(wall);
         }
     }
 
@@ -282,10 +281,10 @@ impl Node {
         }
     }
 
-    fn control(&mut self, control: Control) {
+    fn control(&mut self, control: &Control) {
         match control {
             Control::Transfer { group, to } => {
-                if let Some(group) = self.group_mut(group) {
+                if let Some(group) = self.group_mut(*group) {
                     let nodes = &group.raft.membership().nodes;
                     let replica = to.and_then(|to| {
                         nodes
@@ -298,7 +297,7 @@ impl Node {
                 }
             }
             Control::Snapshot { group } => {
-                if let Some(group) = self.group_mut(group) {
+                if let Some(group) = self.group_mut(*group) {
                     group.want_snapshot();
                 }
             }

@@ -16,7 +16,7 @@ use crate::format::peer::{self, PeerHeader, PeerMessage};
 use crate::node::Node;
 
 /// The highest feature level that this version can apply.
-pub const LEVEL_MAX: u16 = 1;
+pub(crate) const LEVEL_MAX: u16 = 1;
 
 /// One peer.
 #[derive(Debug, Default)]
@@ -212,9 +212,9 @@ fn link_of(body: &Body) -> Link {
 
 impl Node {
     /// Takes in one frame of a peer.
-    pub(crate) fn peer_frame(&mut self, from: NodeId, frame: Bytes) {
+    pub(crate) fn peer_frame(&mut self, from: NodeId, frame: &Bytes) {
         self.shared.counters.frames_received += 1;
-        let Ok((header, messages)) = peer::decode(&frame) else {
+        let Ok((header, messages)) = peer::decode(frame) else {
             self.shared.counters.frames_malformed += 1;
             return;
         };

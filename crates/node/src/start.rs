@@ -138,7 +138,7 @@ fn start_group(
         .filter(|snapshot| snapshot.number > 0);
     let state = match (&file, snapshot) {
         (None, _) => Some(empty_state(shared, membership)),
-        (Some(_), Some(Ok(loaded))) => Some(state_of(loaded, spec.group, index, term)),
+        (Some(_), Some(Ok(loaded))) => Some(state_of(loaded, spec.group, index, term, shared)),
         (Some(file), other) => {
             let reason = match other {
                 Some(Err(reason)) => reason,
@@ -190,8 +190,9 @@ fn empty_state(shared: &Shared, membership: Arc<Membership>) -> State {
     }
 }
 
-fn state_of(loaded: Loaded, group: GroupId, index: Index, term: Term) -> State {
-    let state = State::from(loaded);
+fn state_of(loaded: Loaded, group: GroupId, index: Index, term: Term, shared: &Shared) -> State {
+    let mut state = State::from(loaded);
+    state.keyspace.set_planted(shared.config.planted);
     assert_eq!(
         (state.applied, state.applied_term),
         (index, term),

@@ -339,7 +339,7 @@ impl Node {
         let mut freed = Vec::new();
         for held in self.shared.waiting.take_overdue(tick) {
             self.shared.table.reply(held.conn, held.seq, |replies| {
-                replies.error(face::NO_PRIMARY)
+                replies.error(face::NO_PRIMARY);
             });
             freed.push(held.conn);
         }

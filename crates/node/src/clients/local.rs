@@ -127,7 +127,7 @@ fn hello(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
             let version = client.connection.version(seq).number();
             let profile = &client.profile;
             client.connection.reply(seq, |replies| {
-                handshake::hello_reply(profile, version, replies)
+                handshake::hello_reply(profile, version, replies);
             });
         }
         Err(text) => {
@@ -172,7 +172,7 @@ fn client_kill(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
     } = client;
     let table = &mut node.shared.table;
     connection.reply(seq, |replies| {
-        killed = client_command::kill(profile, table, args, replies)
+        killed = client_command::kill(profile, table, args, replies);
     });
     for conn in killed {
         if conn == profile.conn {

@@ -84,7 +84,10 @@ impl Group {
             Payload::Empty => {}
             Payload::Membership(membership) => state.membership = Arc::clone(membership),
             Payload::Command => {
-                state.keyspace.advance_clock(entry::clock(entry));
+                if entry::clock(entry) > state.keyspace.clock() {
+                    state.keyspace.advance_clock(entry::clock(entry));
+                    self.clock_tick = shared.now_tick;
+                }
                 match entry::content(entry) {
                     Content::Commands(commands) => {
                         let pending = pending.as_ref().filter(|batch| batch.term == entry.term);

@@ -55,6 +55,8 @@ pub(crate) struct Group {
     /// The last node heard to lead, for redirects; never used for a decision.
     pub(crate) primary_hint: Option<NodeId>,
     next_checkpoint_tick: u64,
+    /// When the logged clock was last moved, by this node's ticks.
+    clock_tick: u64,
     /// This node's wall clock is near the median.
     clock_fit: bool,
     /// The node is ending.
@@ -88,6 +90,7 @@ impl Group {
             snapshots: Snapshots::default(),
             primary_hint: None,
             next_checkpoint_tick: 0,
+            clock_tick: 0,
             clock_fit: true,
             retired: false,
             unchanged: true,
@@ -289,10 +292,16 @@ impl Group {
     }
 
     fn run_reads(&mut self, shared: &mut Shared) {
-        let Some(state) = &self.state else { return };
+        let Some(state) = &mut self.state else { return };
+        // How much time to live is left is told by the time since the clock was logged, too.
+        let since_ticks = shared.now_tick - self.clock_tick;
+        state
+            .keyspace
+            .set_since_clock(since_ticks * shared.config.tick_ms);
+        let state = &*state;
         self.reads.run_ready(state.applied, |reply_to, spec, args| {
             shared.table.reply(reply_to.conn, reply_to.seq, |replies| {
-                state.read(spec, args, replies)
+                state.read(spec, args, replies);
             });
         });
     }

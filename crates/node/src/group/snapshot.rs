@@ -358,7 +358,11 @@ impl Group {
             return;
         }
         match staging.reader.finish() {
-            Ok(loaded) => self.store_received(id, State::from(loaded), shared, effects),
+            Ok(loaded) => {
+                let mut state = State::from(loaded);
+                state.keyspace.set_planted(shared.config.planted);
+                self.store_received(id, state, shared, effects);
+            }
             Err(error) => self.staging_failed(id, &error.to_string(), shared),
         }
     }
