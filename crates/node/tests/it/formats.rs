@@ -21,7 +21,7 @@ pub(crate) fn rounds(normal: u64) -> u64 {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut out = String::new();
     for byte in bytes {
         let _ = write!(out, "{byte:02x}");
