@@ -67,6 +67,8 @@ pub(crate) struct Group {
     state_wanted_tick: Option<u64>,
     /// At least the bytes of the entries in memory; counted anew when it is too much.
     cached_bytes: u64,
+    /// Not counted anew before there are more than so many.
+    trim_above: u64,
     /// For the counters.
     last_recorded: Index,
     last_term: Term,
@@ -97,6 +99,7 @@ impl Group {
             state_wanted_tick: None,
             raft_effects: Vec::new(),
             cached_bytes: 0,
+            trim_above: 0,
             last_recorded,
             last_term,
         }

@@ -164,6 +164,10 @@ impl Group {
         if !self.snapshots.wanted && shared.log.bytes_since_snapshot(self.id) < enough {
             return;
         }
+        if !self.raft.may_store_snapshot() {
+            // The own log is not synced so far: at the next tick, then.
+            return;
+        }
         self.snapshots.wanted = false;
         let number = shared.new_snapshot_number();
         let mut header = header_of(self.id, state);
@@ -510,17 +514,18 @@ impl Group {
     /// Lets old entries go from memory once there are more than the configured bytes.
     pub(super) fn trim_log(&mut self, shared: &Shared) {
         let limit = shared.config.log_cache_bytes;
-        if self.cached_bytes <= limit {
+        if self.cached_bytes <= limit.max(self.trim_above) {
             return;
         }
         let (base, applied) = (self.raft.base_index(), self.raft.applied());
+        let durable = applied.min(self.raft.persisted_index());
         let all = self.raft.entries(base.next()..=self.raft.last_index());
         let mut bytes: u64 = all.map(|entry| entry.data.len() as u64).sum();
         // A quarter less than allowed, so that this is not done for every entry.
         let wanted = limit / 4 * 3;
         let mut upto = base;
         let floor = self.raft.snapshot_floor().unwrap_or(applied);
-        for entry in self.raft.entries(base.next()..=applied.min(floor)) {
+        for entry in self.raft.entries(base.next()..=durable.min(floor)) {
             if bytes <= wanted {
                 break;
             }
@@ -528,6 +533,8 @@ impl Group {
             upto = entry.index;
         }
         self.cached_bytes = bytes;
+        // Where little could go there is no use in counting all over at each entry.
+        self.trim_above = bytes + limit / 8;
         if upto > base {
             self.raft.compact(upto);
         }
