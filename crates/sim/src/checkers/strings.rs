@@ -165,26 +165,33 @@ impl Model for Strings {
             Outcome::Done(output) => Some(output),
             _ => None,
         };
-        match (&operation.input, returned) {
-            (Input::Get | Input::Exists | Input::StrLen, _) => true,
-            (Input::Set { get: false, .. } | Input::GetDel, Some(Output::Value(None))) => true,
-            (
-                Input::Set {
-                    exists: Some(false),
-                    ..
-                },
-                Some(Output::Value(Some(_))),
-            ) => true,
-            (
-                Input::Set {
-                    exists: Some(true), ..
-                },
-                Some(Output::Value(None)),
-            ) => true,
-            (Input::IncrBy(_), Some(Output::NotAnInteger)) => true,
-            (Input::Del | Input::Expire(_) | Input::Persist, Some(Output::Int(0))) => true,
-            _ => false,
-        }
+        matches!(
+            (&operation.input, returned),
+            (Input::Get | Input::Exists | Input::StrLen, _)
+                | (
+                    Input::Set { get: false, .. } | Input::GetDel,
+                    Some(Output::Value(None))
+                )
+                | (
+                    Input::Set {
+                        exists: Some(false),
+                        ..
+                    },
+                    Some(Output::Value(Some(_)))
+                )
+                | (
+                    Input::Set {
+                        exists: Some(true),
+                        ..
+                    },
+                    Some(Output::Value(None))
+                )
+                | (Input::IncrBy(_), Some(Output::NotAnInteger))
+                | (
+                    Input::Del | Input::Expire(_) | Input::Persist,
+                    Some(Output::Int(0))
+                )
+        )
     }
 
     fn within_reach<'a>(

@@ -1,4 +1,11 @@
 //! One binary for all tests of the judge: its own parts, and the labs' scenarios.
 
+mod lab_2a;
+mod lab_2b;
+mod lab_2c;
+mod lab_2d;
 mod linearizable;
 mod net;
+
+/// How many seeds each scenario is run on.
+const SEEDS: u64 = 40;

@@ -21,8 +21,8 @@ type TextNet = Net<Text, Text>;
 
 const SERVER: ServerId = ServerId(99);
 
-fn text(text: impl ToString) -> Text {
-    Text(text.to_string())
+fn text(text: impl std::fmt::Display) -> Text {
+    Text(format!("{text}"))
 }
 
 /// A network with one server that answers `handler-<request>`, and how often it ran.
@@ -195,7 +195,7 @@ fn a_deleted_server_ends_the_calls_it_was_handling() {
     let kept: Rc<RefCell<Vec<Answering<Text, Text>>>> = Rc::default();
     let keep = Rc::clone(&kept);
     net.add_server(SERVER, move |_, answering| {
-        keep.borrow_mut().push(answering)
+        keep.borrow_mut().push(answering);
     });
     let ended = Rc::new(Cell::new(false));
     let end_seen = Rc::clone(&ended);
