@@ -24,7 +24,7 @@
 //! | kind | item | fields |
 //! |---|---|---|
 //! | 1 | header | group 8, index 8, term 8, membership |
-//! | 2 | meta | clock 8, level 4, next session varint, count varint, per end of sessions: end 8, count varint |
+//! | 2 | meta | clock 8, level 4, next session, count (varints), per end: end 8, count varint |
 //! | 3 | slot | slot 2, version, last removal, sessions, keys (varints), hash 8 |
 //! | 4 | session | id, end, last sequence, count (varints), per reply: sequence varint, hash 8, block |
 //! | 5 | string | version varint, key block, value block |

@@ -16,17 +16,19 @@
 //! | kind | | payload |
 //! |---|---|---|
 //! | 1 | head: the first record of every segment | incarnation 8, checkpoints that follow 4 |
-//! | 2 | checkpoint: a group's state, all but its entries | replica 8, hard state 16, snapshot 24, last index 8, commit 8, membership |
+//! | 2 | checkpoint: a group's state but for its entries | a state |
 //! | 3 | hard state | term 8, vote 8 (`u64::MAX`: none) |
 //! | 4 | append: consecutive entries; truncates from the first one on | entries |
 //! | 5 | reset: a snapshot takes the place of the whole log | snapshot 24, membership |
 //! | 6 | snapshot: a file now covers a part of the log | snapshot 24, membership |
-//! | 7 | carry: the whole live state again | checkpoint, entries from after the snapshot to the last |
+//! | 7 | carry: the whole live state again | a state, all entries above its snapshot |
 //! | 8 | commit: what can be applied at once after a restart | index 8 |
 //! | 9 | created: a group's first record | replica 8, membership |
 //! | 10 | removed: this group's replica is gone for good | - |
 //!
-//! A snapshot reference is number 8, index 8, term 8. An entry is as in `entry`, with its own checksum.
+//! A state is replica 8, hard state 16, snapshot 24, last index 8, commit 8, membership (as in
+//! `membership`). A snapshot is number 8, index 8, term 8. An entry is as in `entry`, with its own
+//! checksum.
 //!
 //! # Why records are so
 //!
