@@ -148,19 +148,16 @@ impl Disk {
     }
 
     /// Makes the file of a segment in its full size, out of a freed one if there is one, and syncs
-    /// the directory.
+    /// the directory. One that an earlier life has made is taken as it is.
     ///
     /// # Errors
     /// If there is no room.
-    ///
-    /// # Panics
-    /// If the segment exists: a segment's number is used once.
     pub fn prepare_segment(&mut self, segment: u32) -> Result<(), Full> {
         let name = FileName::Segment(segment);
-        assert!(
-            !self.names.contains_key(&name),
-            "segment {segment} is made twice"
-        );
+        if self.names.contains_key(&name) {
+            self.sync_directory();
+            return Ok(());
+        }
         let pooled = self.pooled().next().cloned();
         if let Some(old) = pooled {
             let inode = self.names.remove(&old).expect("it was just listed");

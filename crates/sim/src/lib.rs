@@ -10,13 +10,15 @@
 //! - [`disk`]: a disk that keeps only what was synced, and not always that;
 //! - [`history`]: what clients asked, what they were told, and when;
 //! - [`checkers`]: the properties, one file each;
-//! - [`labs`]: the scenarios of the 6.824 course.
+//! - [`labs`]: the scenarios of the 6.824 course;
+//! - [`nodes`]: whole nodes on simulated machines, in a storm.
 
 pub mod checkers;
 pub mod disk;
 pub mod history;
 pub mod labs;
 pub mod net;
+pub mod nodes;
 pub mod world;
 
 /// Runs a scenario on many seeds, one after the other, and names the seed of one that fails.
