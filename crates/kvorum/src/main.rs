@@ -38,15 +38,14 @@ enum Command {
     )]
     Node(Box<NodeOptions>),
     /// Make a cluster, ask how it does, look inside
-    #[command(subcommand)]
-    Ctl(ctl::Command),
+    Ctl(ctl::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Node(options) => return kvorum_server::process::run_node(*options),
         Command::Up(options) => up::run(options),
-        Command::Ctl(command) => ctl::run(command),
+        Command::Ctl(options) => ctl::run(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use kvorum_server::config::{HTTP_PORT_OFFSET, PEER_PORT_OFFSET, REPLICA_PORT_OFFSET};
 use kvorum_server::control::client::get;
-use kvorum_server::control::init::InitState;
 use kvorum_server::control::status::ProcessStatus;
 use kvorum_server::identity::Manifest;
 use tokio::signal::unix::{SignalKind, signal};
@@ -208,7 +207,7 @@ impl Cluster {
         self.wait_until_ready().await?;
         println!("ready");
         println!(
-            "clients: redis-cli -c -p {}   status: kvorum ctl --help, or http://{}/api/v1/status",
+            "redis-cli -c -p {}   talks to it; kvorum ctl status --cluster {}   says how it does",
             self.options.port + 1,
             http[0]
         );
@@ -249,7 +248,8 @@ impl Cluster {
     async fn wait_for_answers(&mut self) -> Result<(), String> {
         let begin = Instant::now();
         for place in 0..self.nodes.len() {
-            while get::<InitState>(&self.nodes[place].http(), "/api/v1/init").is_err() {
+            // An answer of somebody else's process, left over on the same ports, is none.
+            while !self.nodes[place].answers() {
                 if begin.elapsed() > ANSWER_PATIENCE {
                     return Err(format!("node {} does not answer", self.nodes[place].number));
                 }
@@ -346,6 +346,13 @@ impl Cluster {
 impl Node {
     fn http(&self) -> String {
         format!("127.0.0.1:{}", self.port + HTTP_PORT_OFFSET)
+    }
+
+    /// Whether our own process answers.
+    fn answers(&self) -> bool {
+        let pid = self.child.as_ref().map(Child::id);
+        let status = get::<ProcessStatus>(&self.http(), "/api/v1/status");
+        status.is_ok_and(|status| Some(status.pid) == pid)
     }
 
     /// The arguments with which anybody can start this node.

@@ -41,7 +41,8 @@ pub struct NodeOptions {
     #[arg(long, env = "KVORUM_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
 
-    /// Address for clients that read from replicas [default: --listen with port + 50]
+    /// Address for clients that read from replicas; only kept free in this version [default:
+    /// --listen with port + 50]
     #[arg(long, env = "KVORUM_REPLICA_LISTEN", value_name = "ADDR")]
     pub replica_listen: Option<SocketAddr>,
 

@@ -120,6 +120,7 @@ pub(crate) struct Core {
     mail: Receiver<Mail>,
     wake: Arc<Notify>,
     tick_due: bool,
+    synced_in_turn: bool,
     /// Whether other nodes hold replicas of what is here.
     has_peers: bool,
     wall: UnixMillis,
@@ -167,6 +168,7 @@ impl Lane {
             mail: parts.mail,
             wake: parts.wake.clone(),
             tick_due: false,
+            synced_in_turn: false,
             has_peers: !parts.members.is_empty(),
             wall: UnixMillis::ZERO,
             published: Instant::now(),
@@ -302,6 +304,7 @@ impl Core {
     /// One turn; `Some` if it was the last.
     fn turn(&mut self, lane: &Rc<Lane>) -> Option<End> {
         self.metrics.turns.one();
+        self.synced_in_turn = false;
         self.tell_time();
         while let Ok(mail) = self.mail.try_recv() {
             self.take(mail);
@@ -369,6 +372,7 @@ impl Core {
 
     /// Hands in that a batch is durable.
     fn synced(&mut self, upto: BatchSeq) {
+        self.synced_in_turn = true;
         if let Some(Err(error)) = self.first_sync.take().map(|note| note()) {
             self.end = Some(End::Broken(error));
             return;
@@ -379,6 +383,14 @@ impl Core {
     /// Carries out the effects in order; says whether that made new events, so that the turn has to be
     /// ended again.
     fn carry_out_all(&mut self, lane: &Rc<Lane>) -> bool {
+        // Only a sync releases the replies to writes: what is answered without one is a read.
+        let answers = self
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Output(_)));
+        if answers && !self.synced_in_turn {
+            self.disk.saw_reads();
+        }
         let mut inline = None;
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {

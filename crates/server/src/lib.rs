@@ -5,7 +5,9 @@
 //!
 //! - [`lane`]: the loop on one thread, with [`clients`] and [`peers`] as its sockets;
 //! - [`disk`]: the log's segments, syncs, snapshot files, on threads of their own;
-//! - [`config`], [`lock`], [`secret`]: what a process is given, and whether it may start;
+//! - [`process`]: a node from its settings to its end, and when it is refused;
+//! - [`config`], [`lock`], [`identity`], [`secret`]: what a process is given, and who it is;
+//! - [`control`]: HTTP, signals, the making of a cluster, on a thread and a runtime of their own;
 //! - [`metrics`], [`logs`]: what it says about itself.
 //!
 //! Three rules hold everywhere here. A failed write or sync of the log ends the process without

@@ -51,6 +51,8 @@ counters! {
     peer_handshakes_failed,
     /// Bytes of the log made durable.
     log_bytes,
+    /// Syncs on the lane's own thread.
+    inline_syncs,
     /// Snapshot files made durable.
     snapshots_stored,
     /// Bytes of them.
@@ -145,7 +147,7 @@ impl Metrics {
 
     /// Writes them all.
     pub fn write(&self, page: &mut Page) {
-        let counters: [(&str, &str, &Counter); 16] = [
+        let counters: [(&str, &str, &Counter); 17] = [
             ("turns_total", "Turns of the lane.", &self.turns),
             (
                 "client_reads_total",
@@ -207,6 +209,11 @@ impl Metrics {
                 "log_bytes_total",
                 "Bytes of the log made durable.",
                 &self.log_bytes,
+            ),
+            (
+                "inline_syncs_total",
+                "Syncs on the lane's own thread.",
+                &self.inline_syncs,
             ),
             (
                 "snapshots_total",

@@ -9,8 +9,24 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use kvorum_server::secret::Secret;
 
+#[derive(Args)]
+pub(crate) struct Options {
+    /// HTTP addresses of some nodes of a running cluster: the others are found through them
+    #[arg(
+        long,
+        global = true,
+        env = "KVORUM_CLUSTER",
+        value_name = "ADDR,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7201"
+    )]
+    cluster: Vec<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
 #[derive(Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// Make one cluster of fresh nodes; once
     ///
     /// All nodes must be running. Either all of them become one cluster, or nothing happens. After a
@@ -24,7 +40,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
-pub(crate) struct InitOptions {
+struct InitOptions {
     /// HTTP addresses of all nodes of the new cluster
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',', required = true)]
     nodes: Vec<String>,
@@ -37,23 +53,14 @@ pub(crate) struct InitOptions {
 }
 
 #[derive(Args)]
-pub(crate) struct StatusOptions {
-    /// HTTP addresses of some nodes: the others are asked too
-    #[arg(
-        long,
-        env = "KVORUM_CLUSTER",
-        value_name = "ADDR,...",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:7201"
-    )]
-    cluster: Vec<String>,
+struct StatusOptions {
     /// Answer in JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Subcommand)]
-pub(crate) enum WalCommand {
+enum WalCommand {
     /// Print every record of a data directory's log; changes nothing
     Dump {
         /// The data directory of a node
@@ -61,7 +68,8 @@ pub(crate) enum WalCommand {
     },
 }
 
-pub(crate) fn run(command: Command) -> Result<(), String> {
+pub(crate) fn run(options: Options) -> Result<(), String> {
+    let Options { cluster, command } = options;
     match command {
         Command::Init(options) => {
             let secret = options
@@ -89,7 +97,7 @@ pub(crate) fn run(command: Command) -> Result<(), String> {
             }
             Ok(())
         }
-        Command::Status(options) => status::run(&options.cluster, options.json),
+        Command::Status(options) => status::run(&cluster, options.json),
         Command::Wal(WalCommand::Dump { dir }) => wal::dump(&dir),
     }
 }

@@ -221,6 +221,33 @@ fn a_killed_primary_is_replaced_and_comes_back() {
     });
 }
 
+/// Whoever stops a node in good order loses no more than a redirect.
+#[test]
+fn a_primary_that_is_asked_to_stop_hands_over_first() {
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let port = free_port(3);
+    let up = Up::start(&dir, port, 3);
+    assert_eq!(
+        eventually(port + 1, &["SET", "a", "1"]),
+        Reply::Simple("OK".to_owned())
+    );
+    let (old, pid) = up.primary();
+    signal("-TERM", pid);
+    wait_for("its end", || {
+        up.said().contains("ended (exit status: 0)").then_some(())
+    });
+    let log = dir.path().join(format!("data/node-{old}.log"));
+    let log = fs::read_to_string(log).expect("a log");
+    assert!(
+        log.contains("handing over") && log.contains("stopped"),
+        "{log}"
+    );
+    let other = if old == 1 { port + 2 } else { port + 1 };
+    assert_eq!(eventually(other, &["GET", "a"]), bulk("1"));
+    assert_ne!(up.primary().0, old);
+}
+
 #[test]
 fn all_killed_at_once_come_back_with_everything() {
     let _turn = my_turn();

@@ -186,8 +186,14 @@ impl Disk {
     pub fn append_here(&mut self, append: &Append) -> Result<BatchSeq, String> {
         assert_eq!(self.outstanding, 0, "batches are written in their order");
         let nanos = self.writer.append(append)?;
+        self.writer.metrics.inline_syncs.one();
         self.policy.observe(nanos);
         Ok(append.upto)
+    }
+
+    /// Notes that clients were answered without waiting for the disk.
+    pub fn saw_reads(&mut self) {
+        self.policy.saw_reads();
     }
 
     /// Notes that the log thread reported one batch.

@@ -3,8 +3,8 @@
 //! Syncing inline saves two wake-ups, which is a quarter of the throughput of a lone node under
 //! nothing but writes. But while the lane waits for the disk it answers no reads, and a lane that hangs
 //! in a sync cannot hand its leadership over. So the log thread is the rule, and inline the exception
-//! when all of this holds: the node has no peers; neither this turn nor the last few answered
-//! reads; the batch is small; no snapshot is being written; and syncs have been fast.
+//! when all of this holds: the node has no peers; the last few turns answered no reads; the batch is
+//! small; no snapshot is being written; and syncs have been fast.
 
 use crate::config::SyncMode;
 
@@ -31,8 +31,6 @@ pub enum Where {
 /// What is known about the turn that made the batch.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Turn {
-    /// Whether clients' reads were answered, or wait to be.
-    pub reads: bool,
     /// Whether other nodes hold replicas of what is here.
     pub peers: bool,
     /// Size of the batch; filled in by the disk.
@@ -67,11 +65,7 @@ impl SyncPolicy {
 
     /// Where to sync the batch of this turn.
     pub fn choose(&mut self, turn: Turn) -> Where {
-        self.quiet_turns = if turn.reads {
-            0
-        } else {
-            self.quiet_turns.saturating_add(1)
-        };
+        self.quiet_turns = self.quiet_turns.saturating_add(1);
         let inline = match self.mode {
             SyncMode::Helper => false,
             SyncMode::Inline => true,
@@ -84,6 +78,12 @@ impl SyncPolicy {
             }
         };
         if inline { Where::Inline } else { Where::Helper }
+    }
+
+    /// Notes that clients were answered without waiting for a sync: reads, which would wait for an inline
+    /// one.
+    pub fn saw_reads(&mut self) {
+        self.quiet_turns = 0;
     }
 
     /// Notes how long a write with its sync took.
@@ -101,7 +101,6 @@ mod tests {
     use super::*;
 
     const WRITES: Turn = Turn {
-        reads: false,
         peers: false,
         frame_bytes: 512,
         bulk_writing: false,
@@ -131,10 +130,6 @@ mod tests {
     fn each_condition_alone_prevents_it() {
         for turn in [
             Turn {
-                reads: true,
-                ..WRITES
-            },
-            Turn {
                 peers: true,
                 ..WRITES
             },
@@ -158,10 +153,7 @@ mod tests {
     #[test]
     fn one_read_is_remembered_for_some_turns() {
         let mut policy = quiet(SyncMode::Auto);
-        policy.choose(Turn {
-            reads: true,
-            ..WRITES
-        });
+        policy.saw_reads();
         for _ in 0..QUIET_TURNS {
             assert_eq!(policy.choose(WRITES), Where::Helper);
         }
@@ -185,7 +177,6 @@ mod tests {
     fn an_operator_can_decide() {
         assert_eq!(quiet(SyncMode::Helper).choose(WRITES), Where::Helper);
         let turn = Turn {
-            reads: true,
             peers: true,
             ..WRITES
         };
