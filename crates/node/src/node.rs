@@ -195,8 +195,14 @@ impl Node {
     fn tick(&mut self, effects: &mut Vec<Effect>) {
         self.shared.now_tick += 1;
         self.shared.table.set_now(self.shared.now_tick);
+        let ticks_per_second = (1000 / self.shared.config.tick_ms).max(1);
+        let is_second = self.shared.now_tick.is_multiple_of(ticks_per_second);
         if !self.serving() {
             self.refuse_overdue_held();
+            // Started on a full disk, the log waits for the room to begin in.
+            if is_second && self.lost.is_none() {
+                self.shared.log.ask_again();
+            }
             return;
         }
         for group in &mut self.groups {
@@ -204,8 +210,7 @@ impl Node {
         }
         self.refuse_overdue_held();
         self.watch_disk();
-        let ticks_per_second = (1000 / self.shared.config.tick_ms).max(1);
-        if self.shared.now_tick.is_multiple_of(ticks_per_second) {
+        if is_second {
             self.every_second();
         }
         self.go_on_stopping(effects);

@@ -144,16 +144,19 @@ impl Log {
 
     /// Writes a group's whole live state again, so that older segments need not be kept for it.
     /// `entries` are all entries that the group has above its snapshot (older ones are left out), up
-    /// to the last one recorded. Returns false if they do not reach back to the snapshot or do not fit
-    /// one record: then only a snapshot helps.
+    /// to the last one recorded. Returns false if they do not reach back to the snapshot, do not fit
+    /// one record, or stand behind entries that wait to be written: then only a snapshot helps.
     pub fn carry(&mut self, group: GroupId, mut entries: Vec<Entry>) -> bool {
         let Some((covered, membership)) = self.covered.get(&group) else {
             return false;
         };
         entries.retain(|entry| entry.index > *covered);
-        let reaches_back = entries
-            .first()
-            .is_some_and(|entry| entry.index == covered.next());
+        // Entries in the queue come before it and are not among those that the caller was asked for.
+        let behind_others = self.pending.iter().any(|pending| pending.group == group);
+        let reaches_back = !behind_others
+            && entries
+                .first()
+                .is_some_and(|entry| entry.index == covered.next());
         // What the checkpoint says is filled in when the record's place in the stream is known; its
         // size is known now.
         let checkpoint = Checkpoint {
