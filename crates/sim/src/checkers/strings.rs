@@ -129,8 +129,11 @@ const ABSENT: State = State {
 /// The model of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Strings {
-    /// How far the logged clock may be from virtual time.
-    pub clock_slack: Duration,
+    /// How far the logged clock may be ahead of virtual time: how much too early a key may be gone.
+    pub early: Duration,
+    /// How far the logged clock may be behind: how much too late. It stands still while a shard has no
+    /// primary.
+    pub late: Duration,
 }
 
 impl Model for Strings {
@@ -345,8 +348,8 @@ impl Strings {
 
     fn deadline(&self, operation: &Operation<Input, Output>, ttl: Duration) -> (Time, Time) {
         let low = operation.called + ttl;
-        let low = Time(low.0.saturating_sub(self.clock_slack.as_micros() as u64));
-        (low, operation.returned + ttl + self.clock_slack)
+        let low = Time(low.0.saturating_sub(self.early.as_micros() as u64));
+        (low, operation.returned + ttl + self.late)
     }
 }
 

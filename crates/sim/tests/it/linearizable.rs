@@ -16,7 +16,8 @@ use kvorum_sim::world::{Time, ms};
 type StringOperation = Operation<Input, Output>;
 
 const MODEL: Strings = Strings {
-    clock_slack: Duration::from_millis(20),
+    early: Duration::from_millis(20),
+    late: Duration::from_millis(20),
 };
 
 fn value(text: &str) -> Value {
