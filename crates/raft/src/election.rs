@@ -254,17 +254,28 @@ impl Raft {
 impl Raft {
     /// A message of an older term. Its sender learns the newer one by the answer, which for a deposed
     /// leader is the only way if nobody else talks to it.
+    ///
+    /// The answer says nothing but the term: the sender may lead it by the time the answer arrives,
+    /// in another life even, and must not take it for an answer to what it asked since. With the
+    /// number of the read round in it:
+    ///
+    /// 1. A's heartbeat of term 1 with round 5 is held up. A restarts, counts rounds anew, and leads
+    ///    term 2.
+    /// 2. B, in term 2, answers the old heartbeat: "term 2, round 5". That is held up, too.
+    /// 3. A is cut off; C is elected by B and commits x.
+    /// 4. A client reads at A, in round 5 of this life. B's answer arrives, and the read misses x.
     pub(crate) fn answer_older_term(&mut self, from: ReplicaId, body: &Body) {
         let answer = match body {
             Body::Vote { .. } => Body::VoteReply { granted: false },
             Body::Append { prev_index, .. } => Body::AppendReply {
                 prev_index: *prev_index,
+                // Should its sender lead the present term, it goes back by one entry at most.
                 outcome: AppendOutcome::Conflict {
-                    index: Index::ZERO,
-                    term: Term::ZERO,
+                    index: *prev_index,
+                    term: self.hard_state.term,
                 },
             },
-            Body::Heartbeat { read, .. } => Body::HeartbeatReply { read: *read },
+            Body::Heartbeat { .. } => Body::HeartbeatReply { read: 0 },
             Body::Chunk(chunk) => Body::ChunkReply {
                 snapshot: chunk.snapshot,
                 next: 0,

@@ -118,12 +118,13 @@ pub enum Body {
     Heartbeat {
         /// The leader's commit index, cut to what the receiver is known to hold.
         commit: Index,
-        /// The newest read round; 0 for none. Never reused within a term.
+        /// The newest read round; 0 for none. Never reused within a term. A later life of the leader
+        /// counts anew, in a newer term.
         read: u64,
     },
     /// The answer to a [`Body::Heartbeat`].
     HeartbeatReply {
-        /// The round that it carried.
+        /// The round that it carried; 0 if it was of an older term than this answer.
         read: u64,
     },
     /// Stand for election at once: the sender hands over (Raft thesis, section 3.10).

@@ -73,7 +73,9 @@ pub struct Raft {
     pub(crate) leader_heard_at: Option<u64>,
     pub(crate) election_elapsed: u32,
     pub(crate) election_timeout: u32,
-    /// The newest read round of this life; never goes back, so that no late answer fits a newer one.
+    /// The newest read round of this life; never goes back. A term is led in one life only, and an
+    /// answer names a round only in the term in which it was asked: so no late answer fits a newer
+    /// round.
     pub(crate) read_number: u64,
     pub(crate) incoming: Option<Incoming>,
     pub(crate) state_lost: bool,
