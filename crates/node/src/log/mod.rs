@@ -43,7 +43,7 @@ mod segments;
 
 pub use dump::{Dump, DumpLine, dump};
 pub use recover::{Cut, Damage, Recovered, RecoveredGroup, Recovery, fuzz};
-pub use segments::{Blocker, Durable, Log};
+pub use segments::{Blocker, Durable, Log, Room};
 
 /// Numbers the batches of a node's log, from 1; never reused except for what was never promised.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -23,8 +23,10 @@
 //! # A full disk
 //!
 //! One segment is made ahead. A disk can be full only where a segment is made, so that is the only
-//! place where it is noticed: then [`Log::writable`] is false and clients' writes are refused, while
-//! what is left of the present segment serves elections, memberships, and what frees space.
+//! place where it is noticed: then there is [`Room::None`] and clients' writes are refused, while what
+//! is left of the present segment serves elections, memberships, and what frees space. Asking again
+//! changes nothing of that; only a segment that was made does. Making one takes its time on any disk,
+//! and where writers are faster than that they have to wait ([`Room::Soon`]), but nobody is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -93,6 +95,20 @@ pub(super) struct Pending {
     pub(super) seq: Option<PersistSeq>,
 }
 
+/// Whether there is room for more entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// There is.
+    Ready,
+    /// The next segment is being made and little is left of the present one: new writes should wait.
+    /// What others have proposed may still be recorded; it waits here, and a primary sends only so much
+    /// ahead of the acknowledgements.
+    Soon,
+    /// No next segment could be made, so new writes have to be refused, until one has been made. Also
+    /// of a log that is closed.
+    None,
+}
+
 /// The segment after the present one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ahead {
@@ -100,7 +116,7 @@ pub(super) enum Ahead {
     Wanted,
     Asked,
     Ready,
-    /// There was no room.
+    /// There was no room, and it is not being asked for at the moment.
     Refused,
 }
 
@@ -141,6 +157,8 @@ pub struct Log {
     pub(super) current: Option<Current>,
     pub(super) next_segment: SegmentId,
     pub(super) ahead: Ahead,
+    /// The last segment asked for was refused, and none has been ready since.
+    pub(super) refused: bool,
     pub(super) scratch: Vec<u8>,
 }
 
@@ -186,6 +204,7 @@ impl Log {
             current: None,
             next_segment: resume.next_segment,
             ahead: Ahead::Wanted,
+            refused: false,
             scratch: Vec::new(),
             options,
         };
@@ -246,6 +265,7 @@ impl Log {
     pub fn segment_ready(&mut self, segment: SegmentId) {
         if segment == self.next_segment {
             self.ahead = Ahead::Ready;
+            self.refused = false;
         }
     }
 
@@ -254,28 +274,45 @@ impl Log {
     pub fn segment_refused(&mut self, segment: SegmentId) {
         if segment == self.next_segment && self.ahead == Ahead::Asked {
             self.ahead = Ahead::Refused;
+            self.refused = true;
         }
     }
 
     /// Asks for a refused segment once more, with the next [`Self::seal`]. Room can appear at any time,
-    /// so the node does this every second or so.
+    /// so the node does this every second or so. Until the answer the disk counts as full: otherwise
+    /// each question would let writes in, at the cost of what is kept for elections.
     pub fn ask_again(&mut self) {
         if self.ahead == Ahead::Refused {
             self.ahead = Ahead::Wanted;
         }
     }
 
-    /// Whether clients' writes may be taken. Not while no next segment can be made, so that what is
-    /// left of the present one is kept for elections and for cleaning.
+    /// Whether there is room for more entries. What is queued counts as written.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        if self.refused || self.closed {
+            return Room::None;
+        }
+        let written = self.current.map_or(self.options.segment_bytes, |c| c.at) as usize;
+        let enough =
+            written + self.pending_bytes + self.reserve() <= self.options.segment_bytes as usize;
+        if self.ahead == Ahead::Ready || enough {
+            Room::Ready
+        } else {
+            Room::Soon
+        }
+    }
+
+    /// Whether the disk is not known to be full.
     #[must_use]
     pub fn writable(&self) -> bool {
-        match (self.ahead, self.current) {
-            (Ahead::Ready, _) => true,
-            (Ahead::Refused, _) | (_, None) => false,
-            (Ahead::Wanted | Ahead::Asked, Some(current)) => {
-                self.options.segment_bytes - current.at >= self.options.segment_bytes / 8
-            }
-        }
+        self.room() != Room::None
+    }
+
+    /// The bytes at the end of a segment that are kept for elections and for cleaning while no next
+    /// segment is ready.
+    fn reserve(&self) -> usize {
+        self.options.segment_bytes as usize / 8
     }
 
     /// The groups whose live entries keep the oldest segment, if the log is above its target or the
@@ -283,7 +320,7 @@ impl Log {
     /// being carried is not named again.
     #[must_use]
     pub fn blockers(&self) -> Vec<Blocker> {
-        let above = self.bytes() > self.options.target_bytes || self.ahead == Ahead::Refused;
+        let above = self.bytes() > self.options.target_bytes || self.refused;
         let oldest = match self.segments.front() {
             Some(oldest) if above && self.segments.len() > 1 => *oldest,
             _ => return Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvorum_base::{GroupId, Index, NodeId, ReplicaId, Term};
 use kvorum_node::format::wal::SnapshotRef;
-use kvorum_node::log::{Damage, Durable, Log, LogOptions, Recovered, RecoveredGroup, dump};
+use kvorum_node::log::{Damage, Durable, Log, LogOptions, Recovered, RecoveredGroup, Room, dump};
 use kvorum_node::{Effect, SegmentId};
 use kvorum_raft::{Entry, HardState, Membership, Persist};
 
@@ -23,6 +23,9 @@ struct Desk {
     /// The pool of freed files.
     pool: Vec<Vec<u8>>,
     full: bool,
+    /// A segment is asked for and not made yet.
+    making: Option<SegmentId>,
+    slow: bool,
     next_seq: u64,
     done: Vec<Durable>,
 }
@@ -40,6 +43,8 @@ impl Desk {
             files: Vec::new(),
             pool: Vec::new(),
             full: false,
+            making: None,
+            slow: false,
             next_seq: 1,
             done: Vec::new(),
         };
@@ -74,13 +79,8 @@ impl Desk {
     fn carry_out(&mut self, effect: Effect, more: &mut Vec<Effect>) {
         match effect {
             Effect::PrepareSegment { segment } if self.full => self.log.segment_refused(segment),
-            Effect::PrepareSegment { segment } => {
-                let fresh = vec![0; self.options.segment_bytes as usize];
-                if self.files.iter().all(|(id, _)| *id != segment) {
-                    self.files.push((segment, self.pool.pop().unwrap_or(fresh)));
-                }
-                self.log.segment_ready(segment);
-            }
+            Effect::PrepareSegment { segment } if self.slow => self.making = Some(segment),
+            Effect::PrepareSegment { segment } => self.made(segment),
             Effect::FreeSegment { segment } => {
                 let (freed, file) = self.files.remove(0);
                 assert_eq!(freed, segment);
@@ -98,6 +98,14 @@ impl Desk {
             }
             other => panic!("an effect of another room: {other:?}"),
         }
+    }
+
+    fn made(&mut self, segment: SegmentId) {
+        let fresh = vec![0; self.options.segment_bytes as usize];
+        if self.files.iter().all(|(id, _)| *id != segment) {
+            self.files.push((segment, self.pool.pop().unwrap_or(fresh)));
+        }
+        self.log.segment_ready(segment);
     }
 
     fn persist(&mut self, group: GroupId, what: Persist) {
@@ -131,7 +139,11 @@ impl Desk {
 
     /// The busy group fills segments, and its snapshots cover them.
     fn fill_segments(&mut self, count: usize) {
-        let last = |desk: &Self| desk.files.iter().map(|(id, _)| id.0).max();
+        // One is made when the one before it is begun.
+        let last = |desk: &Self| {
+            let made = desk.files.iter().map(|(id, _)| *id).max();
+            desk.making.max(made).map(|id| id.0)
+        };
         let until = last(self).expect("a segment") + count as u32;
         let mut index = self.log.snapshot(BUSY).expect("the group").index.get();
         while last(self) < Some(until) {
@@ -313,11 +325,11 @@ fn a_restart_promises_nothing_before_its_tail_is_written_again() {
 #[test]
 fn a_full_disk_refuses_writes_and_serves_elections() {
     let mut desk = Desk::new();
-    assert!(desk.log.writable());
     desk.append(IDLE, 1, 1..=1);
     desk.full = true;
     let mut index = 0;
-    while desk.log.writable() {
+    while desk.log.room() != Room::None {
+        assert_eq!(desk.log.room(), Room::Ready);
         index += 1;
         let entries = entries(1, index..=index, 1000);
         desk.persist(BUSY, Persist::Append(entries));
@@ -327,13 +339,64 @@ fn a_full_disk_refuses_writes_and_serves_elections() {
     desk.done.clear();
     desk.vote(IDLE, 9, 1);
     assert_eq!(desk.done.len(), 1, "a vote is still kept");
-    // A full disk is a reason to clean, whatever the target is.
+    // Asking again is not yet an answer, and a full disk is a reason to clean, whatever the target is.
+    desk.log.ask_again();
+    assert_eq!(desk.log.room(), Room::None);
     assert_eq!(desk.log.blockers().len(), 2);
+    desk.turn();
+    assert_eq!(desk.log.room(), Room::None);
     desk.full = false;
     desk.snapshot(BUSY, 5, index);
     desk.snapshot(IDLE, 6, 1);
     desk.turn();
-    assert!(desk.log.writable(), "freeing the segment made room");
+    assert_eq!(
+        desk.log.room(),
+        Room::Ready,
+        "freeing the segment made room"
+    );
+}
+
+/// A segment that takes its time is no reason to refuse anything, nor to forget what was proposed.
+#[test]
+fn a_slow_disk_is_not_a_full_one() {
+    let mut desk = Desk::new();
+    desk.slow = true;
+    let mut index = 0;
+    let mut write = |desk: &mut Desk| {
+        index += 1;
+        assert!(index < 100);
+        desk.persist(BUSY, Persist::Append(entries(1, index..=index, 1000)));
+    };
+    // The segment made ahead is begun, and the one after it does not come.
+    while desk.making.is_none() || desk.log.room() == Room::Ready {
+        write(&mut desk);
+    }
+    assert_eq!(desk.log.room(), Room::Soon);
+    while desk.log.pending_bytes() == 0 {
+        write(&mut desk);
+        assert_eq!(desk.log.room(), Room::Soon);
+    }
+    desk.done.clear();
+    desk.made(SegmentId(3));
+    assert_eq!(desk.log.room(), Room::Ready);
+    desk.turn();
+    assert_eq!(desk.done.len(), 1, "what waited is written");
+}
+
+/// What is queued will be written where the reserve is.
+#[test]
+fn queued_records_count_as_written() {
+    let mut desk = Desk::new();
+    desk.slow = true;
+    desk.fill_segments(1);
+    assert_eq!(desk.making, Some(SegmentId(3)));
+    let index = desk.log.snapshot(BUSY).expect("the group").index.get();
+    let large = entries(1, index + 1..=index + 1, 3000);
+    desk.log.record(BUSY, 1000, Persist::Append(large), 0);
+    assert_eq!(desk.log.room(), Room::Ready);
+    let larger = entries(1, index + 2..=index + 2, 3800);
+    desk.log.record(BUSY, 1001, Persist::Append(larger), 0);
+    assert_eq!(desk.log.room(), Room::Soon);
 }
 
 #[test]

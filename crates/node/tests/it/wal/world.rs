@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kvorum_base::{GroupId, Index, NodeId, Planted, Prng, ReplicaId, Term, UnixMillis};
 use kvorum_node::format::entry::{self, EntryBuilder};
 use kvorum_node::format::wal::SnapshotRef;
-use kvorum_node::log::{Damage, Log, LogOptions, Recovered, Recovery};
+use kvorum_node::log::{Damage, Log, LogOptions, Recovered, Recovery, Room};
 use kvorum_node::{BatchSeq, Effect, SegmentId};
 use kvorum_raft::{Entry, HardState, Membership, Persist};
 
@@ -29,6 +29,8 @@ pub(crate) struct World {
     committed: std::collections::BTreeMap<GroupId, Index>,
     /// Whether an operation may be due to a bad disk.
     full: bool,
+    /// Whether the last segment asked for was refused, so that writes must be.
+    refused: bool,
     /// Bytes that look like a part of the log, for values that pretend to be one.
     forgery: Bytes,
 }
@@ -79,6 +81,7 @@ impl World {
             next_group: 1,
             committed: std::collections::BTreeMap::new(),
             full: false,
+            refused: false,
             forgery: Bytes::new(),
             options,
             prng,
@@ -90,6 +93,7 @@ impl World {
         for _ in 0..self.prng.below(steps) {
             self.step();
             self.log.check();
+            assert_eq!(self.log.room() == Room::None, self.refused);
         }
     }
 
@@ -343,7 +347,7 @@ impl World {
         };
         if self.full {
             self.log.segment_refused(segment);
-            assert!(!self.log.writable());
+            self.refused = true;
             return;
         }
         self.disk.prepare(segment, &mut self.prng);
@@ -354,6 +358,7 @@ impl World {
         }
         self.disk.sync_directory();
         self.log.segment_ready(segment);
+        self.refused = false;
     }
 
     pub(crate) fn synced(&mut self) {
@@ -396,6 +401,7 @@ impl World {
         self.preparing = None;
         self.effects.clear();
         self.full = false;
+        self.refused = false;
     }
 
     /// Reads the disk; it must be what the model says.
