@@ -73,7 +73,7 @@ pub enum Effect {
     },
     /// Keep this received piece beside the present state. Piece 0 starts anew and drops whatever was
     /// kept before. After the last one: check the whole, make it durable, then call
-    /// `Raft::install` (or `Raft::install_failed`).
+    /// `Raft::install`. At any of them, if it cannot be kept: `Raft::install_failed`.
     StageChunk {
         /// The snapshot.
         snapshot: SnapshotId,

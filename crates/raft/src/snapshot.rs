@@ -412,9 +412,10 @@ impl Raft {
         taken
     }
 
-    /// What was staged is not a snapshot, or cannot be kept: start anew.
+    /// What was staged is not a snapshot or cannot be kept, whether all pieces are here or only some:
+    /// the leader is asked for the first piece again.
     pub fn install_failed(&mut self, snapshot: SnapshotId) {
-        self.take_incoming(snapshot);
+        self.incoming.take_if(|incoming| incoming.id == snapshot);
     }
 
     /// The state is gone or wrong, the log is intact: this replica votes and acknowledges on, takes

@@ -107,6 +107,8 @@ pub(crate) struct Host {
     pub(crate) installed: bool,
     views: BTreeMap<ReplicaId, View>,
     staged: Option<Staged>,
+    /// The next received piece cannot be kept.
+    pub(crate) staging_fails: bool,
     snapshots: u64,
     /// Commands in one snapshot piece.
     pub(crate) chunk_commands: usize,
@@ -146,6 +148,7 @@ impl Host {
             installed: false,
             views: BTreeMap::new(),
             staged: None,
+            staging_fails: false,
             snapshots: 0,
             chunk_commands: 2,
         }
@@ -299,6 +302,11 @@ impl Host {
         last: bool,
         data: Bytes,
     ) {
+        if std::mem::take(&mut self.staging_fails) {
+            self.staged = None;
+            self.raft.install_failed(id);
+            return;
+        }
         if seq == 0 {
             self.staged = Some(Staged {
                 id,

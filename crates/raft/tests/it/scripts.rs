@@ -14,6 +14,7 @@
 //! add N                a new replica that knows nobody
 //! crash N [keep=C] | restart N | reset-link N from=M
 //! compact N [upto=I] | lose-state N | send-snapshot N to=M
+//! spoil-piece N        the next snapshot piece that comes there cannot be kept
 //! votes N off|on       whether it gives votes
 //! log N | status N     what it holds
 //! ```
@@ -233,6 +234,9 @@ impl Scripted {
             }
             "lose-state" => {
                 self.cluster.with(id, crate::host::Host::lose_state);
+            }
+            "spoil-piece" => {
+                self.cluster.with(id, |host| host.staging_fails = true);
             }
             "send-snapshot" => {
                 let to = ReplicaId(command.number_or("to", 0)?);

@@ -35,7 +35,7 @@ struct Walk {
     weights: Vec<Weighted>,
 }
 
-const ACTIONS: [Weighted; 17] = [
+const ACTIONS: [Weighted; 18] = [
     (460, Walk::deliver_one),
     (280, Walk::tick),
     (90, Walk::sync),
@@ -53,6 +53,7 @@ const ACTIONS: [Weighted; 17] = [
     (10, Walk::campaign),
     (2, Walk::change_weather),
     (2, Walk::lose_or_send_state),
+    (2, Walk::spoil_a_piece),
 ];
 
 fn draw_config(prng: &mut Prng, planted: Planted) -> Config {
@@ -251,6 +252,11 @@ impl Walk {
                 self.cluster.with(id, crate::host::Host::lose_state);
             }
         }
+    }
+
+    fn spoil_a_piece(&mut self) {
+        let id = self.any();
+        self.cluster.with(id, |host| host.staging_fails = true);
     }
 
     /// A restart where it hurts most: of a replica that just gave its vote to another.
