@@ -218,8 +218,7 @@ impl Raft {
             );
             assert!(peer.read <= self.read_number, "follower {id}: {peer:?}");
             if let Flow::Replicate(window) = &peer.flow {
-                assert!(window.len() <= self.config.appends_in_flight_max);
-                window.check(peer.matched, peer.next);
+                window.check(peer.matched, peer.next, &self.config);
             }
         }
     }

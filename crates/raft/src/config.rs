@@ -25,6 +25,10 @@ pub struct Config {
     pub append_bytes_max: usize,
     /// Appends on the way to one follower before the leader waits for an answer. At least 1.
     pub appends_in_flight_max: usize,
+    /// Entry bytes on the way to one follower before the leader waits for an answer; one append is
+    /// always allowed. Everything that may be on the way at once may come out of the leader at once:
+    /// the transport has to take that much per follower, or the largest entry if that is more.
+    pub bytes_in_flight_max: usize,
     /// Snapshot pieces on the way to one follower. At least 1.
     pub chunks_in_flight_max: u64,
     /// Bytes of entries that a leader holds uncommitted before it refuses proposals. One proposal is
@@ -48,11 +52,17 @@ impl Config {
             heartbeat_ticks: 10,
             append_bytes_max: 1 << 20,
             appends_in_flight_max: 64,
+            bytes_in_flight_max: 4 << 20,
             chunks_in_flight_max: 4,
             uncommitted_bytes_max: 64 << 20,
             encode,
             planted: Planted::default(),
         }
+    }
+
+    /// Entry bytes in one append, if it has more than one entry.
+    pub(crate) fn append_bytes(&self) -> usize {
+        self.append_bytes_max.min(self.bytes_in_flight_max)
     }
 
     /// Stops where settings contradict each other: they come from our own code.

@@ -11,13 +11,15 @@
 //!         installed, caught up, refused
 //! ```
 //! A probe looks for the place where the logs agree, one message at a time. Replication runs ahead
-//! of the answers, within a window. Losses are noticed by heartbeats that are answered while an
+//! of the answers, within a window of so many appends and so many bytes: without the latter, what a
+//! follower is behind would leave all at once, faster than any link takes it. Losses are noticed by heartbeats that are answered while an
 //! append is not: silence alone is no reason to send again, since a dead follower does not need it.
 
 use std::collections::VecDeque;
 
 use kvorum_base::Index;
 
+use crate::config::Config;
 use crate::snapshot::Sending;
 
 /// How entries go to the follower at present.
@@ -34,11 +36,25 @@ pub(crate) enum Flow {
     Snapshot(Sending),
 }
 
+/// An append that is not answered yet.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    /// Its last entry.
+    last: Index,
+    /// What its entries weigh.
+    bytes: usize,
+    /// The tick at which it left.
+    sent_at: u64,
+}
+
 /// Appends that are not answered yet.
+///
+/// Invariant: `bytes` is the sum over `in_flight`.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
-    /// The last index of each and the tick at which it left, in order.
-    in_flight: VecDeque<(Index, u64)>,
+    /// In the order of their entries.
+    in_flight: VecDeque<InFlight>,
+    bytes: usize,
     /// The tick at which an empty append last asked whether something got lost.
     asked_at: Option<u64>,
 }
@@ -48,26 +64,42 @@ impl Window {
         self.in_flight.len()
     }
 
-    pub(crate) fn sent(&mut self, last: Index, now: u64) {
-        self.in_flight.push_back((last, now));
+    /// How many bytes the next append may have, if it can leave now. `first` is the size of its first
+    /// entry, which always fits when nothing else is on the way.
+    pub(crate) fn room(&self, first: usize, limits: &Config) -> Option<usize> {
+        let most = limits.append_bytes();
+        if self.in_flight.is_empty() {
+            return Some(most);
+        }
+        let room = limits.bytes_in_flight_max.saturating_sub(self.bytes);
+        let fits = self.in_flight.len() < limits.appends_in_flight_max && first <= room;
+        fits.then_some(most.min(room))
+    }
+
+    /// Notes an append that leaves at the tick `now`.
+    pub(crate) fn sent(&mut self, last: Index, bytes: usize, now: u64) {
+        self.bytes += bytes;
+        self.in_flight.push_back(InFlight {
+            last,
+            bytes,
+            sent_at: now,
+        });
     }
 
     /// Drops those whose entries have all arrived.
     fn arrived(&mut self, matched: Index) {
-        while self
-            .in_flight
-            .pop_front_if(|(last, _)| *last <= matched)
-            .is_some()
-        {}
+        while let Some(append) = self.in_flight.pop_front_if(|append| append.last <= matched) {
+            self.bytes -= append.bytes;
+        }
     }
 
     /// Whether it is time to ask if something got lost: the oldest append, and the last time it was
     /// asked, are that many ticks ago.
     pub(crate) fn asks(&mut self, now: u64, patience: u64) -> bool {
-        let Some((_, oldest)) = self.in_flight.front() else {
+        let Some(oldest) = self.in_flight.front().map(|append| append.sent_at) else {
             return false;
         };
-        let since = self.asked_at.map_or(*oldest, |asked| asked.max(*oldest));
+        let since = self.asked_at.map_or(oldest, |asked| asked.max(oldest));
         if now - since < patience {
             return false;
         }
@@ -75,13 +107,18 @@ impl Window {
         true
     }
 
-    pub(crate) fn check(&self, matched: Index, next: Index) {
+    pub(crate) fn check(&self, matched: Index, next: Index, limits: &Config) {
         let mut before = matched;
-        for (last, _) in &self.in_flight {
+        for InFlight { last, .. } in &self.in_flight {
             assert!(*last > before, "{before} before {last} in {self:?}");
             before = *last;
         }
         assert_eq!(before.next(), next, "after {matched} in {self:?}");
+        let bytes: usize = self.in_flight.iter().map(|append| append.bytes).sum();
+        assert_eq!(bytes, self.bytes, "{self:?}");
+        let within_limits =
+            self.len() <= limits.appends_in_flight_max && self.bytes <= limits.bytes_in_flight_max;
+        assert!(self.len() <= 1 || within_limits, "{self:?}");
     }
 }
 
@@ -150,7 +187,7 @@ mod tests {
     fn a_loss_is_asked_for_once_per_patience() {
         let mut window = Window::default();
         assert!(!window.asks(100, 20));
-        window.sent(Index(5), 100);
+        window.sent(Index(5), 9, 100);
         assert!(!window.asks(119, 20));
         assert!(window.asks(120, 20));
         assert!(!window.asks(139, 20));
@@ -164,7 +201,7 @@ mod tests {
         let mut progress = Progress::new(Index(4), 0);
         let mut window = Window::default();
         for last in [5, 7, 9] {
-            window.sent(Index(last), 0);
+            window.sent(Index(last), 9, 0);
         }
         progress.next = Index(10);
         progress.flow = Flow::Replicate(window);

@@ -108,14 +108,23 @@ impl Raft {
         let Some(peer) = leader.peers.get_mut(&to) else {
             return false;
         };
-        let may_send = match &peer.flow {
-            Flow::Probe { sent_at } => sent_at.is_none(),
-            Flow::Replicate(window) => window.len() < self.config.appends_in_flight_max,
-            Flow::Snapshot(_) => false,
-        };
-        if !may_send || peer.next > last {
+        if peer.next > last {
             return false;
         }
+        let room = match &peer.flow {
+            Flow::Probe { sent_at } => sent_at.is_none().then_some(self.config.append_bytes()),
+            Flow::Replicate(window) => {
+                let first = self
+                    .log
+                    .entry(peer.next)
+                    .map_or(0, |entry| entry.data.len());
+                window.room(first, &self.config)
+            }
+            Flow::Snapshot(_) => None,
+        };
+        let Some(bytes_max) = room else {
+            return false;
+        };
         if self.log.term_at(peer.next.prev()).is_none() {
             // A view pins memory: none for a follower that may be dead.
             if now - peer.heard_at < u64::from(self.config.election_ticks_max) {
@@ -124,12 +133,12 @@ impl Raft {
             }
             return false;
         }
-        let upto = last_within(&self.log, peer.next, self.config.append_bytes_max);
+        let (upto, bytes) = last_within(&self.log, peer.next, bytes_max);
         let prev_index = peer.next.prev();
         match &mut peer.flow {
             Flow::Probe { sent_at } => *sent_at = Some(now),
             Flow::Replicate(window) => {
-                window.sent(upto, now);
+                window.sent(upto, bytes, now);
                 peer.next = upto.next();
             }
             Flow::Snapshot(_) => {}
@@ -374,16 +383,15 @@ fn is_over(sending: &Sending, peer: &Progress, prev_index: Index, base: Index) -
     installed || (peer.matched >= base && !peer.state_lost)
 }
 
-/// The last entry from `first` on that still fits; `first` itself in any case.
-fn last_within(log: &crate::log::Log, first: Index, bytes_max: usize) -> Index {
-    let mut bytes = 0;
-    let mut upto = first;
+/// The last entry from `first` on that still fits, and what these weigh; `first` itself in any case.
+fn last_within(log: &crate::log::Log, first: Index, bytes_max: usize) -> (Index, usize) {
+    let (mut upto, mut bytes) = (first, 0);
     for entry in log.entries(first..=log.last_index()) {
-        bytes += entry.data.len();
-        if bytes > bytes_max && entry.index > first {
+        if bytes + entry.data.len() > bytes_max && entry.index > first {
             break;
         }
+        bytes += entry.data.len();
         upto = entry.index;
     }
-    upto
+    (upto, bytes)
 }

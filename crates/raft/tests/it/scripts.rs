@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cluster V            V voters with small timeouts (10..=20 ticks, heartbeats every 2)
-//!   chunk=C in-flight=A chunks=K bytes=B uncommitted=U
+//!   chunk=C in-flight=A bytes-in-flight=F chunks=K bytes=B uncommitted=U
 //! tick N [count=T]     time passes at N
 //! deliver [from= to= kind= skip= count=]     what is on the way now, not what that causes
 //! run [ticks=T] [cut=N]           delivers all until nothing is on the way, T ticks long
@@ -43,6 +43,7 @@ impl Scripted {
     fn make_cluster(&mut self, command: &Command) -> Result<(), String> {
         let mut config = small_config(Planted::default());
         config.appends_in_flight_max = command.number_or("in-flight", 64)? as usize;
+        config.bytes_in_flight_max = command.number_or("bytes-in-flight", 1 << 20)? as usize;
         config.chunks_in_flight_max = command.number_or("chunks", 2)?;
         config.append_bytes_max = command.number_or("bytes", 1 << 20)? as usize;
         config.uncommitted_bytes_max = command.number_or("uncommitted", 1 << 20)? as usize;

@@ -60,6 +60,7 @@ fn draw_config(prng: &mut Prng, planted: Planted) -> Config {
     Config {
         append_bytes_max: prng.range(1, 60) as usize,
         appends_in_flight_max: prng.range(1, 4) as usize,
+        bytes_in_flight_max: prng.range(1, 100) as usize,
         chunks_in_flight_max: prng.range(1, 3),
         uncommitted_bytes_max: prng.range(50, 400) as usize,
         heartbeat_ticks: prng.range(1, 3) as u32,
