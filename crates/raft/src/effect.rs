@@ -48,6 +48,12 @@ pub enum Effect {
         /// Whether this replica is the leader.
         leading: bool,
     },
+    /// Nothing came of a hand-over (`Raft::transfer`): this replica still leads, and takes proposals
+    /// again. If it worked, or the leadership was lost otherwise, [`Effect::RoleChanged`] says so.
+    TransferFailed {
+        /// Who did not take over.
+        to: ReplicaId,
+    },
     /// A follower needs entries that are gone: make a view of the state and call
     /// `Raft::snapshot_ready`.
     SnapshotWanted {

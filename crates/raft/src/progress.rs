@@ -144,6 +144,8 @@ pub(crate) struct Progress {
     pub(crate) state_lost: bool,
     /// What it has to hold before it may become a voter, noted when that was last asked for.
     pub(crate) promotion: Option<Index>,
+    /// The tick at which a hand-over to it was last given up.
+    pub(crate) transfer_failed_at: Option<u64>,
 }
 
 impl Progress {
@@ -158,6 +160,7 @@ impl Progress {
             commit_sent: Index::ZERO,
             state_lost: false,
             promotion: None,
+            transfer_failed_at: None,
         }
     }
 

@@ -2,15 +2,23 @@
 //!
 //! The leader stops taking proposals, brings the successor up to its last entry, and tells it to
 //! stand at once; voters give it their votes although they hear a leader, since the request says
-//! why. If nothing has come of it after an election timeout the leader goes on as before. A late
+//! why. If nothing has come of it after an election timeout the leader goes on as before, and says so
+//! to the caller, who may have a reason to try again: the next choice is another one. A late
 //! [`Body::TimeoutNow`] does no harm: it starts an election as any timeout could.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use kvorum_base::ReplicaId;
 
+use crate::effect::Effect;
 use crate::message::Body;
+use crate::progress::Progress;
 use crate::raft::{Raft, Role};
+
+/// So many of the longest election timeouts one that did not take over is chosen only if all others
+/// did not either.
+const PASSED_OVER_ELECTIONS: u64 = 10;
 
 /// A hand-over under way.
 #[derive(Debug)]
@@ -43,8 +51,9 @@ impl fmt::Display for TransferRefused {
 impl std::error::Error for TransferRefused {}
 
 impl Raft {
-    /// Hands the leadership to a voter; `None` for the one that holds most. Whether it worked shows
-    /// in [`crate::Effect::RoleChanged`]. A second call replaces the first.
+    /// Hands the leadership to a voter; `None` for the one that holds most, of those that have not
+    /// failed to take over lately. [`Effect::RoleChanged`] or [`Effect::TransferFailed`] says how it
+    /// ended. A second call replaces the first.
     ///
     /// # Errors
     /// If this replica does not lead or nobody can take over.
@@ -73,19 +82,25 @@ impl Raft {
         matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some())
     }
 
-    /// The voter that holds most, of those heard lately.
+    /// The voter that holds most, of those heard lately. One that should have taken over and did not
+    /// comes last for a while, whatever the reason: asking it again and again would be no hand-over.
     pub(crate) fn best_successor(&self) -> Option<ReplicaId> {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
         let lately = u64::from(self.config.election_ticks_min);
+        let passed_over = PASSED_OVER_ELECTIONS * u64::from(self.config.election_ticks_max);
+        let failed_at = |peer: &Progress| {
+            peer.transfer_failed_at
+                .filter(|at| self.now - at < passed_over)
+        };
         leader
             .peers
             .iter()
             .filter(|(id, peer)| {
                 self.history.newest().voters.contains(id) && self.now - peer.heard_at < lately
             })
-            .max_by_key(|(id, peer)| (peer.matched, std::cmp::Reverse(**id)))
+            .max_by_key(|(id, peer)| (Reverse(failed_at(peer)), peer.matched, Reverse(**id)))
             .map(|(id, _)| *id)
     }
 
@@ -113,11 +128,18 @@ impl Raft {
     pub(crate) fn tick_transfer(&mut self) {
         let patience = u64::from(self.config.election_ticks_max);
         let now = self.now;
-        if let Role::Leader(leader) = &mut self.role {
-            let peers = &leader.peers;
-            leader.transfer.take_if(|transfer| {
-                now - transfer.started_at >= patience || !peers.contains_key(&transfer.to)
-            });
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let peers = &mut leader.peers;
+        let over = leader.transfer.take_if(|transfer| {
+            now - transfer.started_at >= patience || !peers.contains_key(&transfer.to)
+        });
+        if let Some(Transfer { to, .. }) = over {
+            if let Some(peer) = peers.get_mut(&to) {
+                peer.transfer_failed_at = Some(now);
+            }
+            self.out.emit(Effect::TransferFailed { to });
         }
     }
 }

@@ -200,6 +200,8 @@ impl Group {
             } => {
                 self.role_changed(term, leader, leading, shared);
             }
+            // Requests that waited for the new primary can go on here.
+            raft::Effect::TransferFailed { .. } => shared.roles_changed = true,
             raft::Effect::SnapshotWanted { to } => self.begin_sending(to, shared),
             raft::Effect::ChunkWanted { to, snapshot, seq } => self.send_chunk(to, snapshot, seq),
             raft::Effect::SnapshotDone { to, snapshot } => self.snapshots.sent(to, snapshot),

@@ -157,6 +157,7 @@ pub(crate) fn line(happened: &Happened, quiet: bool) -> Option<String> {
             Some(leader) => format!("{id}: follows {leader} in term {term}"),
             None => format!("{id}: knows no leader in term {term}"),
         },
+        Effect::TransferFailed { to } => format!("{id}: {to} did not take over"),
         Effect::SnapshotWanted { to } => format!("{id}: wants a snapshot for {to}"),
         Effect::ChunkWanted { to, seq, .. } => format!("{id}: wants piece {seq} for {to}"),
         Effect::SnapshotDone { to, .. } => format!("{id}: is done with the snapshot for {to}"),

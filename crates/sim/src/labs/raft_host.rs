@@ -356,7 +356,10 @@ impl Host {
                 self.outgoing.push(Outgoing::Unsynced);
             }
             Effect::Send { to, message } => self.send(to, message),
-            Effect::ReadConfirmed { .. } | Effect::ReadsVoid | Effect::RoleChanged { .. } => {}
+            Effect::ReadConfirmed { .. }
+            | Effect::ReadsVoid
+            | Effect::RoleChanged { .. }
+            | Effect::TransferFailed { .. } => {}
             Effect::SnapshotWanted { to } => self.make_view(to),
             Effect::ChunkWanted { to, snapshot, seq } => self.give_chunk(to, snapshot, seq),
             Effect::SnapshotDone { to, snapshot } => {
