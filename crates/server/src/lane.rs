@@ -11,6 +11,11 @@
 //! tasks) and must not look for new events in the middle of a turn (`event_interval`). A test counts
 //! turns, so that a tokio that behaves otherwise is noticed.
 //!
+//! A wake-up from another thread is different: tokio puts such a task into a second queue, which it
+//! looks at now and then. A driver in there would come in the middle of a turn, or too late: a busy socket's
+//! task would be run many times before it. So other threads wake a task of their own, which wakes the
+//! driver from within.
+//!
 //! Nothing else may live on this thread: HTTP, metrics, signals and log lines have their own.
 //!
 //! The order of events matters in one place. A process that was stopped for a while (SIGSTOP, a
@@ -76,8 +81,8 @@ pub struct Parts {
     pub disk: Disk,
     /// What other threads send.
     pub mail: Receiver<Mail>,
-    /// Wakes the driver; the mailbox has the same.
-    pub wake: Arc<Notify>,
+    /// Told by the mailbox that there is mail.
+    pub mail_wake: Arc<Notify>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// For clients.
@@ -99,7 +104,8 @@ pub struct Parts {
 /// One lane, shared by its tasks on its one thread.
 pub(crate) struct Lane {
     core: RefCell<Core>,
-    wake: Arc<Notify>,
+    /// Wakes the driver.
+    wake: Rc<Notify>,
     metrics: Arc<Metrics>,
     max_clients: u32,
 }
@@ -112,13 +118,15 @@ pub(crate) struct Core {
     pub(crate) clients: Clients,
     pub(crate) peers: Peers,
     pub(crate) metrics: Arc<Metrics>,
+    /// Connections paused although all of their output was taken.
+    drained: Vec<ConnId>,
     /// Connections that failed while effects were carried out.
     pub(crate) dead: Vec<ConnId>,
     /// Links that did.
     pub(crate) broken_links: Vec<(NodeId, Link, u64, String)>,
     disk: Disk,
     mail: Receiver<Mail>,
-    wake: Arc<Notify>,
+    wake: Rc<Notify>,
     tick_due: bool,
     synced_in_turn: bool,
     /// Whether other nodes hold replicas of what is here.
@@ -155,6 +163,7 @@ fn runtime() -> io::Result<LocalRuntime> {
 impl Lane {
     /// Starts listening, dialling and ticking.
     fn start(parts: Parts) -> io::Result<Rc<Self>> {
+        let wake = Rc::new(Notify::new());
         let core = Core {
             node: parts.node,
             effects: parts.effects,
@@ -162,11 +171,12 @@ impl Lane {
             clients: Clients::new(),
             peers: Peers::new(),
             metrics: parts.metrics.clone(),
+            drained: Vec::new(),
             dead: Vec::new(),
             broken_links: Vec::new(),
             disk: parts.disk,
             mail: parts.mail,
-            wake: parts.wake.clone(),
+            wake: wake.clone(),
             tick_due: false,
             synced_in_turn: false,
             has_peers: !parts.members.is_empty(),
@@ -178,7 +188,7 @@ impl Lane {
         };
         let lane = Rc::new(Self {
             core: RefCell::new(core),
-            wake: parts.wake,
+            wake,
             metrics: parts.metrics,
             max_clients: parts.max_clients,
         });
@@ -201,6 +211,7 @@ impl Lane {
         tokio::task::spawn_local(accept_peers(lane.clone(), identity, members, listener));
         tokio::task::spawn_local(accept_clients(lane.clone(), parts.clients.listen()?));
         tokio::task::spawn_local(tick(lane.clone()));
+        tokio::task::spawn_local(relay(lane.clone(), parts.mail_wake));
         Ok(lane)
     }
 
@@ -254,6 +265,14 @@ async fn tick(lane: Rc<Lane>) {
     loop {
         interval.tick().await;
         lane.core().tick_due = true;
+        lane.wake.notify_one();
+    }
+}
+
+/// Wakes the driver for what other threads sent.
+async fn relay(lane: Rc<Lane>, mail_wake: Arc<Notify>) {
+    loop {
+        mail_wake.notified().await;
         lane.wake.notify_one();
     }
 }
@@ -435,6 +454,10 @@ impl Core {
             }
             again = true;
         }
+        for conn in std::mem::take(&mut self.drained) {
+            self.step(Event::Drained { conn });
+            again = true;
+        }
         for conn in std::mem::take(&mut self.dead) {
             self.close(conn);
             again = true;
@@ -457,6 +480,11 @@ impl Core {
             Effect::Pause(conn) => {
                 if let Some(client) = self.clients.get(conn) {
                     client.paused = true;
+                    // The core judged before its output was written. If the socket took all of it, nobody
+                    // else would tell the core, and the pause would never end.
+                    if !client.blocked && self.node.output(conn).is_none_or(|out| out.is_empty()) {
+                        self.drained.push(conn);
+                    }
                 }
             }
             Effect::Resume(conn) => {

@@ -179,8 +179,8 @@ fn run_lane(
     max_clients: u32,
 ) -> Result<End, String> {
     let settings = &shared.settings;
-    let wake = Arc::new(Notify::new());
-    let (mailbox, mail) = Mailbox::new(wake.clone());
+    let mail_wake = Arc::new(Notify::new());
+    let (mailbox, mail) = Mailbox::new(mail_wake.clone());
     let faults = Faults::from_env();
     let log = startup::log_options(manifest);
     let files = SegmentFiles::open(
@@ -207,7 +207,7 @@ fn run_lane(
         effects,
         disk,
         mail,
-        wake,
+        mail_wake,
         metrics: shared.metrics.clone(),
         clients,
         peers,

@@ -96,9 +96,10 @@ fn recover(
         return Ok(None);
     }
     let mut recovery = Recovery::new(log, manifest.log_begun);
+    let mut bytes = Vec::new();
     for segment in segments {
-        let bytes = files
-            .read(segment)
+        files
+            .read_into(segment, &mut bytes)
             .map_err(|error| format!("segment {segment}: {error}"))?;
         recovery.feed(segment, &bytes);
     }

@@ -35,8 +35,8 @@ struct Rig {
 fn rig(max_clients: u32) -> Rig {
     let dir = TempDir::new("lane");
     let runtime = runtime().expect("a runtime");
-    let wake = Arc::new(Notify::new());
-    let (mailbox, mail) = Mailbox::new(wake.clone());
+    let mail_wake = Arc::new(Notify::new());
+    let (mailbox, mail) = Mailbox::new(mail_wake.clone());
     let metrics = Arc::new(Metrics::default());
     let options = NodeOptions {
         dir: Some(dir.path().to_owned()),
@@ -69,7 +69,7 @@ fn rig(max_clients: u32) -> Rig {
         effects,
         disk,
         mail,
-        wake,
+        mail_wake,
         metrics,
         clients,
         peers: any(),
@@ -238,4 +238,35 @@ fn a_blocked_client_gets_everything_later() {
     });
     writer.join().expect("written");
     reader.join().expect("read");
+}
+
+/// In one turn a client asks for more than may wait for it, so the core decides on a pause; then the socket
+/// takes everything at once. The pause must end all the same.
+#[test]
+fn a_pause_ends_also_if_nothing_was_blocked() {
+    const VALUE: usize = 60_000;
+    const GETS: usize = 40;
+    let rig = rig(10);
+    let mut client = rig.connect(1).remove(0);
+    let set = format!(
+        "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE}\r\n{}\r\n",
+        "v".repeat(VALUE)
+    );
+    client.write_all(set.as_bytes()).expect("sent");
+    rig.run_until("stored", |metrics| metrics.client_bytes_out.get() == 5);
+    client.read_exact(&mut [0; 5]).expect("an OK");
+    let reply = (VALUE + "$60000\r\n\r\n".len()) as u64;
+    for round in 1..=20 {
+        client.write_all(&b"GET k\r\n".repeat(GETS)).expect("sent");
+        let mut reader = client.try_clone().expect("a clone");
+        let reading = std::thread::spawn(move || {
+            let mut replies = vec![0; GETS * reply as usize];
+            reader.read_exact(&mut replies).expect("all replies");
+        });
+        let wanted = 5 + round * GETS as u64 * reply;
+        rig.run_until("all answered", |metrics| {
+            metrics.client_bytes_out.get() >= wanted
+        });
+        reading.join().expect("read");
+    }
 }
