@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kvorum_base::{Bug, GroupId, Index, ReplicaId};
 use kvorum_raft::{Entry, HardState, Membership, Persist, PersistSeq};
 
-use super::segments::{Log, Pending};
+use super::segments::{Log, Pending, Recorded};
 use crate::format::wal::{Checkpoint, RECORD_HEADER_BYTES, Record, SnapshotRef};
 
 impl Log {
@@ -23,21 +23,19 @@ impl Log {
         membership: Arc<Membership>,
     ) {
         assert!(
-            !self.covered.contains_key(&group),
+            !self.recorded.contains_key(&group),
             "group {group} is created twice"
         );
         let record = Record::Created {
             replica,
             membership,
         };
-        self.note_covered(group, &record);
         self.push(group, record, None);
     }
 
     /// Forgets a group: its replica was taken out of it for good.
     pub fn remove_group(&mut self, group: GroupId) {
-        if self.covered.contains_key(&group) {
-            self.note_covered(group, &Record::Removed);
+        if self.recorded.contains_key(&group) {
             self.push(group, Record::Removed, None);
         }
     }
@@ -49,7 +47,7 @@ impl Log {
     /// If the group is unknown, or an entry is larger than the options allow.
     pub fn record(&mut self, group: GroupId, seq: PersistSeq, what: Persist, covering: u64) {
         assert!(
-            self.covered.contains_key(&group),
+            self.recorded.contains_key(&group),
             "a record of the unknown group {group}"
         );
         let record = match what {
@@ -68,7 +66,6 @@ impl Log {
                 membership,
             ),
         };
-        self.note_covered(group, &record);
         self.push(group, record, Some(seq));
     }
 
@@ -128,15 +125,14 @@ impl Log {
         membership: Arc<Membership>,
     ) -> bool {
         let newer = self
-            .covered
+            .recorded
             .get(&group)
-            .is_some_and(|(covered, _)| *covered < snapshot.index);
+            .is_some_and(|recorded| recorded.snapshot.index < snapshot.index);
         if newer {
             let record = Record::Snapshot {
                 snapshot,
                 membership,
             };
-            self.note_covered(group, &record);
             self.push(group, record, None);
         }
         newer
@@ -144,19 +140,25 @@ impl Log {
 
     /// Writes a group's whole live state again, so that older segments need not be kept for it.
     /// `entries` are all entries that the group has above its snapshot (older ones are left out), up
-    /// to the last one recorded. Returns false if they do not reach back to the snapshot, do not fit
-    /// one record, or stand behind entries that wait to be written: then only a snapshot helps.
+    /// to the last one recorded. Returns false if they are not, if they do not fit one batch with what
+    /// waits, or if the disk is full and little is left: then only a snapshot helps.
+    ///
+    /// The carry takes its place behind what waits, so when it is written the group's log ends at the
+    /// last entry recorded so far, which is where these end. Some may be newer than those recorded, if
+    /// consensus has replaced entries and not said so yet. That is no harm: they are recorded next, and
+    /// having an entry early promises nothing.
     pub fn carry(&mut self, group: GroupId, mut entries: Vec<Entry>) -> bool {
-        let Some((covered, membership)) = self.covered.get(&group) else {
+        let Some(recorded) = self.recorded.get(&group) else {
             return false;
         };
-        entries.retain(|entry| entry.index > *covered);
-        // Entries in the queue come before it and are not among those that the caller was asked for.
-        let behind_others = self.pending.iter().any(|pending| pending.group == group);
-        let reaches_back = !behind_others
-            && entries
-                .first()
-                .is_some_and(|entry| entry.index == covered.next());
+        let covered = recorded.snapshot.index;
+        entries.retain(|entry| entry.index > covered);
+        let ends = (
+            entries.first().map(|entry| entry.index),
+            entries.last().map(|entry| entry.index),
+        );
+        let whole = ends == (Some(covered.next()), Some(recorded.last))
+            && entries.len() as u64 == recorded.last - covered;
         // What the checkpoint says is filled in when the record's place in the stream is known; its
         // size is known now.
         let checkpoint = Checkpoint {
@@ -165,46 +167,67 @@ impl Log {
             snapshot: SnapshotRef::default(),
             last: Index::ZERO,
             commit: Index::ZERO,
-            membership: Arc::clone(membership),
+            membership: Arc::clone(&recorded.membership),
         };
         let record = Record::Carry {
             checkpoint,
             entries,
         };
-        let fits = record.encoded_len() <= self.options.batch_bytes_max as usize;
-        if reaches_back && fits {
+        let taken = whole && self.has_place_for(record.encoded_len());
+        if taken {
             self.push(group, record, None);
         }
-        reaches_back && fits
+        taken
     }
 
-    /// Keeps `covered` in step with what is queued.
-    pub(super) fn note_covered(&mut self, group: GroupId, record: &Record) {
+    /// Keeps `recorded` in step with what is queued: as the mirror does with what is written.
+    pub(super) fn note_recorded(&mut self, group: GroupId, record: &Record) {
+        if let Record::Created { membership, .. } = record {
+            let created = Recorded {
+                snapshot: SnapshotRef::default(),
+                membership: Arc::clone(membership),
+                last: Index::ZERO,
+            };
+            self.recorded.insert(group, created);
+        }
+        let Some(recorded) = self.recorded.get_mut(&group) else {
+            return;
+        };
         match record {
-            Record::Created { membership, .. } => {
-                let none = (Index::ZERO, Arc::clone(membership));
-                self.covered.insert(group, none);
+            Record::Append(entries) => {
+                recorded.last = entries.last().map_or(recorded.last, |entry| entry.index);
             }
             Record::Reset {
                 snapshot,
                 membership,
+            } => {
+                recorded.snapshot = *snapshot;
+                recorded.membership = Arc::clone(membership);
+                recorded.last = snapshot.index;
             }
-            | Record::Snapshot {
+            Record::Snapshot {
                 snapshot,
                 membership,
             } => {
-                let covered = (snapshot.index, Arc::clone(membership));
-                self.covered.insert(group, covered);
+                recorded.snapshot = *snapshot;
+                recorded.membership = Arc::clone(membership);
+                recorded.last = recorded.last.max(snapshot.index);
             }
             Record::Removed => {
-                self.covered.remove(&group);
+                self.recorded.remove(&group);
                 self.commits.remove(&group);
             }
-            _ => {}
+            Record::Head { .. }
+            | Record::Checkpoint(_)
+            | Record::Created { .. }
+            | Record::HardState(_)
+            | Record::Carry { .. }
+            | Record::Commit(_) => {}
         }
     }
 
     pub(super) fn push(&mut self, group: GroupId, record: Record, seq: Option<PersistSeq>) {
+        self.note_recorded(group, &record);
         let len = record.encoded_len();
         self.pending_bytes += len;
         self.pending.push_back(Pending {

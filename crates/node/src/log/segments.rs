@@ -34,7 +34,7 @@ use std::sync::Arc;
 use kvorum_base::{Bug, GroupId, Index};
 use kvorum_raft::{Membership, PersistSeq};
 
-use super::frame::Spot;
+use super::frame::{self, Spot};
 use super::mirror::Mirror;
 use super::recover::Recovered;
 use super::{BatchSeq, LogOptions, SegmentId};
@@ -81,8 +81,18 @@ pub struct Blocker {
     pub group: GroupId,
     /// The first live entry that a carry would have to write again.
     pub first: Index,
-    /// The last one.
+    /// The last one: the last recorded, whether it has been written or waits.
     pub last: Index,
+}
+
+/// What was recorded of a group, written or not: what the mirror will be when the queue is empty.
+#[derive(Clone, Debug)]
+pub(super) struct Recorded {
+    /// The newest snapshot.
+    pub(super) snapshot: SnapshotRef,
+    /// The membership there.
+    pub(super) membership: Arc<Membership>,
+    pub(super) last: Index,
 }
 
 /// A record that waits for the next batch.
@@ -139,8 +149,7 @@ pub struct Log {
     pub(super) pending_bytes: usize,
     /// Commit indexes that were noted and not yet written.
     pub(super) commits: BTreeMap<GroupId, Index>,
-    /// The newest snapshot of each group and the membership there, pending records included.
-    pub(super) covered: BTreeMap<GroupId, (Index, Arc<Membership>)>,
+    pub(super) recorded: BTreeMap<GroupId, Recorded>,
     pub(super) next: BatchSeq,
     /// Where the batch before the next one stands.
     pub(super) previous: Spot,
@@ -192,7 +201,7 @@ impl Log {
             pending: VecDeque::new(),
             pending_bytes: 0,
             commits: BTreeMap::new(),
-            covered: BTreeMap::new(),
+            recorded: BTreeMap::new(),
             next: resume.next,
             previous: resume.previous,
             outstanding: None,
@@ -213,13 +222,19 @@ impl Log {
             let Checkpoint {
                 snapshot,
                 membership,
+                last,
                 ..
             } = mirror.checkpoint();
-            log.covered.insert(*group, (snapshot.index, membership));
+            let recorded = Recorded {
+                snapshot,
+                membership,
+                last,
+            };
+            log.recorded.insert(*group, recorded);
         }
         for (segment, placed) in resume.tail {
-            log.note_covered(placed.group, &placed.record);
             if log.options.planted.has(Bug::RecoveredTailNotSynced) {
+                log.note_recorded(placed.group, &placed.record);
                 log.mirror
                     .apply(segment, &placed)
                     .expect("recovery has applied it");
@@ -316,35 +331,58 @@ impl Log {
     }
 
     /// The groups whose live entries keep the oldest segment, if the log is above its target or the
-    /// disk is full. Each should be carried ([`Self::carry`]) or have a snapshot taken; one that is
-    /// being carried is not named again.
+    /// disk is full. Each should be carried ([`Self::carry`]) or have a snapshot taken. One that waits
+    /// for the disk to take such a record is not named again, and none is while a segment is being
+    /// made: whether a carry has a place is known when that is.
     #[must_use]
     pub fn blockers(&self) -> Vec<Blocker> {
-        let above = self.bytes() > self.options.target_bytes || self.refused;
+        let above = self.bytes() > self.options.target_bytes && self.ahead == Ahead::Ready;
         let oldest = match self.segments.front() {
-            Some(oldest) if above && self.segments.len() > 1 => *oldest,
+            Some(oldest) if (above || self.refused) && self.segments.len() > 1 => *oldest,
             _ => return Vec::new(),
         };
-        let carried = |group| {
-            self.pending.iter().any(|pending| {
-                pending.group == group && matches!(pending.record, Record::Carry { .. })
-            })
-        };
-        self.mirror
-            .groups
-            .iter()
-            .filter(|(_, mirror)| {
-                mirror
-                    .oldest_needed()
-                    .is_some_and(|needed| needed <= oldest)
-            })
-            .filter(|(group, _)| !carried(**group))
-            .map(|(group, mirror)| Blocker {
-                group: *group,
-                first: mirror.snapshot().index.next(),
-                last: mirror.last(),
+        let needs_oldest = self.mirror.groups.iter().filter(|(group, mirror)| {
+            let needed = mirror.oldest_needed();
+            needed.is_some_and(|needed| needed <= oldest) && !self.is_cleaning(**group)
+        });
+        needs_oldest
+            .filter_map(|(group, _)| {
+                let recorded = self.recorded.get(group)?;
+                Some(Blocker {
+                    group: *group,
+                    first: recorded.snapshot.index.next(),
+                    last: recorded.last,
+                })
             })
             .collect()
+    }
+
+    /// Whether a record waits that frees segments of this group.
+    fn is_cleaning(&self, group: GroupId) -> bool {
+        let of_group = self.pending.iter().filter(|pending| pending.group == group);
+        of_group.map(|pending| &pending.record).any(|record| {
+            matches!(
+                record,
+                Record::Carry { .. }
+                    | Record::Snapshot { .. }
+                    | Record::Reset { .. }
+                    | Record::Removed
+            )
+        })
+    }
+
+    /// Whether a record of this size is sure to be written with the next batch, whatever becomes of the
+    /// next segment. While that is not ready, half of what is left is for others: a carry that found no
+    /// place would keep everything behind it off the disk, votes too.
+    pub(super) fn has_place_for(&self, len: usize) -> bool {
+        let mut most = self.options.batch_bytes_max as usize;
+        if self.ahead != Ahead::Ready {
+            let written = self.current.map_or(self.options.segment_bytes, |c| c.at);
+            let rest = (self.options.segment_bytes - written) as usize;
+            let fits = frame::records_that_fit(rest, self.options.sector_bytes as usize);
+            most = most.min(fits / 2);
+        }
+        self.pending_bytes + len <= most
     }
 
     /// The bytes of all segments that hold something.
@@ -392,6 +430,20 @@ impl Log {
         }
         let bytes: usize = self.pending.iter().map(|pending| pending.len).sum();
         assert_eq!(bytes, self.pending_bytes, "bytes of pending records");
+        for (group, recorded) in &self.recorded {
+            let Some(mirror) = self.mirror.groups.get(group) else {
+                continue;
+            };
+            let (now, then) = (
+                (mirror.snapshot(), mirror.last()),
+                (recorded.snapshot, recorded.last),
+            );
+            let waits = self.pending.iter().any(|pending| pending.group == *group);
+            assert!(
+                waits || now == then,
+                "group {group}: {now:?} is written, {then:?} recorded"
+            );
+        }
         let current = self.current.map(|current| current.segment);
         assert!(
             current.is_none() || self.segments.back() == current.as_ref(),

@@ -154,6 +154,19 @@ impl Desk {
         }
     }
 
+    /// The busy group writes until the disk says that it is full. Returns its last index.
+    fn fill_until_refused(&mut self) -> u64 {
+        let mut index = 0;
+        while self.log.room() != Room::None {
+            assert_eq!(self.log.room(), Room::Ready);
+            index += 1;
+            let entries = entries(1, index..=index, 1000);
+            self.persist(BUSY, Persist::Append(entries));
+            assert!(index < 100);
+        }
+        index
+    }
+
     fn read(&self) -> Result<Recovered, Damage> {
         recover(&self.options, true, &self.files)
     }
@@ -228,6 +241,72 @@ fn a_carry_moves_old_entries_and_keeps_newer_ones() {
     desk.turn();
     assert!(desk.files[0].0 > SegmentId(2), "both segments were freed");
     assert_eq!(indexes(&desk.group(IDLE)), (1..=12).collect::<Vec<_>>());
+}
+
+/// A batch is on its way and appends wait behind it: they stand before the carry.
+#[test]
+fn a_carry_takes_what_waits_with_it() {
+    let mut desk = Desk::new();
+    desk.append(IDLE, 1, 1..=3);
+    desk.fill_segments(3);
+    desk.log
+        .record(IDLE, 1000, Persist::Append(entries(1, 4..=4, 10)), 0);
+    let mut effects = Vec::new();
+    desk.log.seal(&mut effects);
+    desk.log
+        .record(IDLE, 1001, Persist::Append(entries(1, 5..=6, 10)), 0);
+
+    let blockers = desk.log.blockers();
+    let ends: Vec<_> = blockers
+        .iter()
+        .map(|b| (b.group, b.first, b.last))
+        .collect();
+    assert_eq!(ends, [(IDLE, Index(1), Index(6))]);
+    for short in [1..=3, 1..=5] {
+        assert!(!desk.log.carry(IDLE, entries(1, short, 10)));
+    }
+    assert!(desk.log.carry(IDLE, entries(1, 1..=6, 10)));
+    assert!(desk.log.blockers().is_empty(), "it is being carried");
+    desk.log
+        .record(IDLE, 1002, Persist::Append(entries(2, 6..=7, 10)), 0);
+
+    while !effects.is_empty() {
+        let effect = effects.remove(0);
+        desk.carry_out(effect, &mut effects);
+    }
+    desk.turn();
+    assert!(desk.files[0].0 > SegmentId(1), "the segment was freed");
+    assert_eq!(indexes(&desk.group(IDLE)), (1..=7).collect::<Vec<_>>());
+}
+
+/// What is about to be covered, or gone, is not asked for again.
+#[test]
+fn a_group_that_is_being_cleaned_is_no_blocker() {
+    for way in 0..3 {
+        let mut desk = Desk::new();
+        desk.append(IDLE, 1, 1..=3);
+        desk.fill_segments(3);
+        assert_eq!(desk.log.blockers().len(), 1);
+        let snapshot = SnapshotRef {
+            number: 900,
+            index: Index(3),
+            term: Term(1),
+        };
+        let reset = Persist::Reset {
+            index: Index(9),
+            term: Term(1),
+            membership: membership(),
+        };
+        match way {
+            0 => assert!(desk.log.snapshot_stored(IDLE, snapshot, membership())),
+            1 => desk.log.record(IDLE, 1000, reset, 900),
+            _ => desk.log.remove_group(IDLE),
+        }
+        assert!(desk.log.blockers().is_empty(), "way {way}");
+        assert!(!desk.log.carry(IDLE, entries(1, 1..=3, 10)), "way {way}");
+        desk.turn();
+        assert!(desk.files[0].0 > SegmentId(1), "way {way}");
+    }
 }
 
 #[test]
@@ -327,14 +406,7 @@ fn a_full_disk_refuses_writes_and_serves_elections() {
     let mut desk = Desk::new();
     desk.append(IDLE, 1, 1..=1);
     desk.full = true;
-    let mut index = 0;
-    while desk.log.room() != Room::None {
-        assert_eq!(desk.log.room(), Room::Ready);
-        index += 1;
-        let entries = entries(1, index..=index, 1000);
-        desk.persist(BUSY, Persist::Append(entries));
-        assert!(index < 100);
-    }
+    let index = desk.fill_until_refused();
     assert_eq!(desk.files.len(), 2, "the last segment has just been begun");
     desk.done.clear();
     desk.vote(IDLE, 9, 1);
@@ -354,6 +426,37 @@ fn a_full_disk_refuses_writes_and_serves_elections() {
         Room::Ready,
         "freeing the segment made room"
     );
+}
+
+/// The file that a carry frees is the next segment.
+#[test]
+fn a_full_disk_is_cleaned_by_a_carry() {
+    let mut desk = Desk::new();
+    desk.append(IDLE, 1, 1..=2);
+    desk.full = true;
+    desk.fill_until_refused();
+    let covered = desk.log.blockers();
+    assert_eq!(covered.len(), 2, "{covered:?}");
+    let last = covered[1].last;
+    desk.snapshot(BUSY, last.get(), last.get());
+    assert_eq!(desk.log.room(), Room::None, "the idle group is in the way");
+    desk.log.ask_again();
+    assert_eq!(desk.log.blockers().len(), 1);
+
+    // What is left is not all for carries.
+    let mut most = 0;
+    for len in (0..8000).step_by(500).rev() {
+        if desk.log.carry(IDLE, entries(1, 1..=2, len)) {
+            most = len;
+            break;
+        }
+    }
+    assert!((500..3500).contains(&most), "{most} bytes were carried");
+    desk.full = false;
+    desk.turn();
+    assert_eq!(desk.files[0].0, SegmentId(2), "the segment was freed");
+    assert_eq!(desk.log.room(), Room::Ready);
+    assert_eq!(indexes(&desk.group(IDLE)), [1, 2]);
 }
 
 /// A segment that takes its time is no reason to refuse anything, nor to forget what was proposed.

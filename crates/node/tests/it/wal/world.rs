@@ -287,7 +287,13 @@ impl World {
     }
 
     fn carry_of(&mut self, group: GroupId) -> bool {
-        let entries = self.model.now()[&group].entries.clone();
+        let mut entries = self.model.now()[&group].entries.clone();
+        let end = self.prng.index(entries.len() + 1);
+        if self.prng.chance(1, 8) && end < entries.len() {
+            entries.truncate(end);
+            assert!(!self.log.carry(group, entries), "without the last entries");
+            return false;
+        }
         self.log.carry(group, entries)
     }
 
@@ -298,6 +304,8 @@ impl World {
                 continue;
             };
             let last = group.last();
+            assert_eq!(blocker.first, group.snapshot.index.next(), "{blocker:?}");
+            assert_eq!(blocker.last, last, "{blocker:?}");
             if self.prng.chance(1, 2) || !self.carry_of(blocker.group) {
                 self.committed.insert(blocker.group, last);
                 self.snapshot_of(blocker.group);
