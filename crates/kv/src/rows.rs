@@ -8,7 +8,7 @@ use kvorum_base::{SessionId, Slot, UnixMillis};
 
 use crate::entry::Weight;
 use crate::keyspace::Keyspace;
-use crate::limits::{SESSION_ROWS_MAX, SESSIONS_MAX};
+use crate::limits::{SESSION_LIFE_MS_MAX, SESSION_ROWS_MAX, SESSIONS_MAX};
 use crate::position::Position;
 use crate::session::{Recorded, SessionRow, Token, Verdict};
 
@@ -62,6 +62,10 @@ impl Keyspace {
 
     /// Whether a command is to be run; if so, [`Keyspace::record`] follows.
     pub(crate) fn judge(&self, once: Once) -> Result<(), NotRun> {
+        // No session ends so late: a token that was never given out must not leave a row for ever.
+        if once.token.end > self.clock + (SESSION_LIFE_MS_MAX + END_STEP_MS) {
+            return Err(NotRun::WrongToken);
+        }
         if once.token.end < self.clock {
             return Err(NotRun::Ended);
         }

@@ -69,6 +69,8 @@ pub enum Effect {
         /// Names the file.
         number: u64,
     },
+    /// More work is at hand than one turn should do: end another turn soon, whatever else happens.
+    Continue,
     /// Tell the operator.
     Note(Box<Note>),
     /// End the process.

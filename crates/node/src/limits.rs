@@ -17,6 +17,9 @@ pub const ENTRY_BYTES_TARGET: usize = 1 << 20;
 /// The largest entry: one command with the largest key and value, and room for what goes around it.
 pub const ENTRY_BYTES_MAX: usize = VALUE_BYTES_MAX + KEY_BYTES_MAX + (64 << 10);
 
+/// What an entry has besides its commands: its header, and the length of a command.
+pub const ENTRY_OVERHEAD_BYTES: usize = 64;
+
 /// An open batch is sealed beside an unacknowledged one when this many bytes wait in it: on a slow
 /// link waiting for the acknowledgement would cost more than it saves.
 pub const BATCH_BYTES_EAGER: usize = 64 << 10;
@@ -47,6 +50,21 @@ pub const HELD_BYTES_MAX: usize = 4 << 20;
 /// Physically removed expired keys per applied entry. A million keys due at once must not stop the
 /// lane; they are invisible from their deadline on anyway.
 pub const EXPIRED_PER_ENTRY: usize = 64;
+
+/// Entry bytes that one turn applies. More is left to the next turn: a restart may find gigabytes to
+/// apply, and a primary that does it all at once sends no heartbeats meanwhile and is voted out.
+pub const APPLY_BYTES_PER_TURN: usize = 4 << 20;
+
+/// A frame for a peer is closed when it has this many bytes: what arrives is worked on while the rest
+/// is on its way.
+pub const FRAME_BYTES_TARGET: usize = 4 << 20;
+
+/// A snapshot in transfer keeps entries in memory that its receiver will need. Above so many times
+/// [`LOG_CACHE_BYTES`] the transfer is given up; it begins anew with a newer view.
+pub const TRANSFER_CACHE_FACTOR: u64 = 4;
+
+/// Ticks after a snapshot that could not be stored before the next is tried.
+pub const SNAPSHOT_RETRY_TICKS: u64 = 1000;
 
 /// The piece size of a snapshot in transfer, in bytes: small enough not to hold the lane.
 pub const CHUNK_BYTES: usize = 256 << 10;

@@ -6,6 +6,7 @@
 //! the replies one output for each connection.
 
 use kvorum_base::{ConnId, GroupId, NodeId, Prng, Slot, UnixMillis};
+use kvorum_kv::Keyspace;
 use kvorum_resp::{OutBuf, Scratch};
 
 use crate::clients::face::{self, ShardFacts};
@@ -13,6 +14,7 @@ use crate::config::Config;
 use crate::effect::{Effect, Level, StopReason};
 use crate::event::{Control, Event};
 use crate::group::Group;
+use crate::limits::{ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, ENTRY_OVERHEAD_BYTES};
 use crate::log::{BatchSeq, Durable, Log};
 use crate::shared::Shared;
 use crate::status::{Process, Status};
@@ -30,8 +32,12 @@ pub struct Node {
     pub(crate) scratch: Scratch,
     /// When the log batch that is on its way was handed out.
     append_since_tick: Option<u64>,
-    /// The disk is slow: leaderships were handed over.
+    /// The disk is slow: leaderships are handed over.
     stalled: bool,
+    /// Since when writes are refused for want of room.
+    full_since_tick: Option<u64>,
+    /// The most bytes of one encoded command.
+    pub(crate) command_bytes_max: usize,
     /// Commands at the last full second, and in the second before it.
     commands_then: u64,
     commands_per_second: u64,
@@ -43,6 +49,7 @@ pub struct Node {
 
 impl Node {
     pub(crate) fn with_groups(shared: Shared, groups: Vec<Group>) -> Self {
+        let command_bytes_max = command_bytes_max(&shared.config);
         Self {
             shared,
             groups,
@@ -51,6 +58,8 @@ impl Node {
             scratch: Scratch::new(),
             append_since_tick: None,
             stalled: false,
+            full_since_tick: None,
+            command_bytes_max,
             commands_then: 0,
             commands_per_second: 0,
             last_snapshot: UnixMillis::ZERO,
@@ -65,7 +74,7 @@ impl Node {
     pub fn step(&mut self, event: Event<'_>, effects: &mut Vec<Effect>) {
         match event {
             Event::Opened { conn, address } => self.opened(conn, address),
-            Event::Closed { conn } => self.shared.table.close(conn),
+            Event::Closed { conn } => self.closed(conn),
             Event::Bytes { conn, data } => self.client_bytes(conn, data),
             Event::Drained { conn } => self.shared.table.revisit(conn),
             Event::Peer { from, frame } => self.peer_frame(from, &frame),
@@ -97,6 +106,13 @@ impl Node {
         self.shared.counters.connections_opened += 1;
         let open_to_all = self.shared.config.password.is_none();
         self.shared.table.open(conn, address, open_to_all);
+    }
+
+    fn closed(&mut self, conn: ConnId) {
+        self.shared.table.close(conn);
+        for group in &mut self.groups {
+            group.closed(conn);
+        }
     }
 
     /// Whether promises may be made and kept.
@@ -196,23 +212,18 @@ impl Node {
         self.shared.now_tick += 1;
         self.shared.table.set_now(self.shared.now_tick);
         let ticks_per_second = (1000 / self.shared.config.tick_ms).max(1);
-        let is_second = self.shared.now_tick.is_multiple_of(ticks_per_second);
-        if !self.serving() {
-            self.refuse_overdue_held();
-            // Started on a full disk, the log waits for the room to begin in.
-            if is_second && self.lost.is_none() {
-                self.shared.log.ask_again();
-            }
-            return;
-        }
-        for group in &mut self.groups {
-            group.tick(&mut self.shared, effects);
-        }
-        self.refuse_overdue_held();
-        self.watch_disk();
-        if is_second {
+        if self.shared.now_tick.is_multiple_of(ticks_per_second) {
             self.every_second();
         }
+        self.watch_disk();
+        if self.serving() {
+            for group in &mut self.groups {
+                group.tick(&mut self.shared, effects);
+            }
+        }
+        self.refuse_overdue_held();
+        // Whoever waits is tried again: a leadership may have been handed over, or not.
+        self.shared.roles_changed |= !self.shared.waiting.is_empty();
         self.go_on_stopping(effects);
     }
 
@@ -220,8 +231,7 @@ impl Node {
     fn every_second(&mut self) {
         self.commands_per_second = self.shared.counters.commands - self.commands_then;
         self.commands_then = self.shared.counters.commands;
-        self.shared.log.ask_again();
-        self.watch_clock();
+        // Before a segment is asked for again: a full disk is what makes groups block.
         for blocker in self.shared.log.blockers() {
             let Some(group) = self
                 .groups
@@ -237,24 +247,33 @@ impl Node {
                 group.want_snapshot();
             }
         }
+        self.shared.log.ask_again();
+        self.watch_clock();
     }
 
     /// A disk that does not answer for an election timeout makes this node a bad leader: it would
-    /// limp on at the disk's pace for ever, since its heartbeats go on.
+    /// limp on at the disk's pace for ever, since its heartbeats go on. One without room too: the
+    /// others may have some.
     fn watch_disk(&mut self) {
-        let Some(since) = self.append_since_tick else {
-            return;
-        };
-        let waited = self.shared.now_tick - since;
-        if self.stalled || waited < u64::from(self.shared.config.election_ticks_min) {
-            return;
+        let now = self.shared.now_tick;
+        let waited = self.append_since_tick.map_or(0, |since| now - since);
+        if !self.stalled && waited >= u64::from(self.shared.config.election_ticks_min) {
+            self.stalled = true;
+            let text = format!("the disk has not answered for {waited} ticks: handing over");
+            self.shared.note(Level::Warn, None, text);
+            self.set_can_vote(false);
         }
-        self.stalled = true;
-        let text = format!("the disk has not answered for {waited} ticks: handing over");
-        self.shared.note(Level::Warn, None, text);
-        self.set_can_vote(false);
+        let full = !self.shared.log.writable() && self.shared.log.is_started();
+        self.full_since_tick = if full {
+            self.full_since_tick.or(Some(now))
+        } else {
+            None
+        };
+        let long_full = self
+            .full_since_tick
+            .is_some_and(|since| now - since >= u64::from(self.shared.config.election_ticks_max));
         for group in &mut self.groups {
-            group.hand_over();
+            group.set_disk_fit(!self.stalled && !long_full);
         }
     }
 
@@ -318,23 +337,22 @@ impl Node {
     /// Ends once nothing is led and nobody waits for a reply, or after the deadline of a request.
     fn go_on_stopping(&mut self, effects: &mut Vec<Effect>) {
         let Some(since) = self.stopping else { return };
-        let waited = self.shared.now_tick - since;
-        let busy = self.groups.iter().any(|group| {
-            group.raft.is_leader() || !group.batches.is_idle() || !group.reads.is_idle()
-        });
         // Without another voter nobody can take over.
-        let alone = self
+        let leads =
+            |group: &Group| group.raft.is_leader() && group.raft.membership().voters.len() > 1;
+        let busy = self
             .groups
             .iter()
-            .all(|group| group.raft.membership().voters.len() <= 1);
-        let patience = self.shared.config.deadline_ticks;
-        if busy && !alone && waited < patience {
+            .any(|group| leads(group) || group.is_busy());
+        let in_time = self.shared.now_tick - since < self.shared.config.deadline_ticks;
+        if self.serving() && busy && in_time {
             return;
         }
         for group in &mut self.groups {
             let unknown = group.batches.take_all_pending();
             group.answer_unknown(&unknown, &mut self.shared);
         }
+        self.refuse_all_held();
         self.shared.table.flush(effects);
         effects.push(Effect::Stop(Box::new(StopReason::Shutdown)));
     }
@@ -360,6 +378,9 @@ impl Node {
         let before = effects.len();
         self.shared.log.seal(effects);
         self.note_append(&effects[before..]);
+        if std::mem::take(&mut self.shared.more_to_do) {
+            effects.push(Effect::Continue);
+        }
         self.shared.table.flush(effects);
         self.shared.take_notes(effects);
     }
@@ -389,15 +410,11 @@ impl Node {
             .collect()
     }
 
-    /// The keys of a slot in the group that has it here.
-    pub(crate) fn keys_in_slot(&self, slot: Slot) -> u64 {
+    /// The state of the group that has a slot here.
+    pub(crate) fn keyspace_of(&self, slot: Slot) -> Option<&Keyspace> {
         let has = |group: &&Group| (group.slots.0..=group.slots.1).contains(&slot.get());
-        let state = self
-            .groups
-            .iter()
-            .find(has)
-            .and_then(|group| group.state.as_ref());
-        state.map_or(0, |state| state.keyspace.slot_len(slot))
+        let state = self.groups.iter().find(has)?.state.as_ref()?;
+        Some(&state.keyspace)
     }
 
     /// A picture of the node as it is now.
@@ -458,4 +475,16 @@ impl Node {
     pub fn wal(&self) -> &Log {
         &self.shared.log
     }
+}
+
+/// The most bytes of one encoded command: it shares an entry with what was there before it.
+pub(crate) fn command_bytes_max(config: &Config) -> usize {
+    let room = config.log.entry_bytes_max as usize - ENTRY_OVERHEAD_BYTES;
+    ENTRY_BYTES_MAX.min(room - batch_bytes(config))
+}
+
+/// A batch with so many bytes takes no further command.
+pub(crate) fn batch_bytes(config: &Config) -> usize {
+    let room = config.log.entry_bytes_max as usize - ENTRY_OVERHEAD_BYTES;
+    ENTRY_BYTES_TARGET.min(room / 2)
 }

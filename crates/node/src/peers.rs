@@ -13,6 +13,7 @@ use kvorum_raft::{Body, Message};
 use crate::config::Config;
 use crate::effect::{Effect, Level, Link};
 use crate::format::peer::{self, PeerHeader, PeerMessage};
+use crate::limits::FRAME_BYTES_TARGET;
 use crate::node::Node;
 
 /// The highest feature level that this version can apply.
@@ -105,16 +106,15 @@ impl Peers {
         group: GroupId,
         replica: ReplicaId,
         index: Index,
+        hash: u64,
     ) {
-        self.push(
-            node,
-            Link::Bulk,
-            PeerMessage::Diverged {
-                group,
-                replica,
-                index,
-            },
-        );
+        let message = PeerMessage::Diverged {
+            group,
+            replica,
+            index,
+            hash,
+        };
+        self.push(node, Link::Bulk, message);
     }
 
     /// Asks the primary for a snapshot.
@@ -154,17 +154,19 @@ impl Peers {
                 (Link::Bulk, &mut peer.bulk),
             ];
             for (link, messages) in links {
-                if messages.is_empty() {
-                    continue;
+                let mut rest = messages.as_slice();
+                while !rest.is_empty() {
+                    let (frame, behind) = rest.split_at(frame_count(rest));
+                    let frame = peer::encode(&self.header, frame);
+                    self.frames_sent += 1;
+                    effects.push(Effect::Send {
+                        to: *node,
+                        link,
+                        frame,
+                    });
+                    rest = behind;
                 }
-                let frame = peer::encode(&self.header, messages);
                 messages.clear();
-                self.frames_sent += 1;
-                effects.push(Effect::Send {
-                    to: *node,
-                    link,
-                    frame,
-                });
             }
         }
     }
@@ -191,6 +193,28 @@ impl Peers {
                 None => (node == self.own).then_some(LEVEL_MAX),
             })
             .try_fold(LEVEL_MAX, |least, level| Some(least.min(level?)))
+    }
+}
+
+/// How many of these messages go into the next frame: at least one.
+fn frame_count(messages: &[PeerMessage]) -> usize {
+    let mut bytes = 0;
+    let fits = messages.iter().take_while(|message| {
+        let before = bytes;
+        bytes += payload_bytes(message);
+        before < FRAME_BYTES_TARGET
+    });
+    fits.count()
+}
+
+fn payload_bytes(message: &PeerMessage) -> usize {
+    match message {
+        PeerMessage::Raft { message, .. } => match &message.body {
+            Body::Append { entries, .. } => entries.iter().map(|entry| entry.data.len()).sum(),
+            Body::Chunk(chunk) => chunk.data.len(),
+            _ => 0,
+        },
+        _ => 0,
     }
 }
 
@@ -222,10 +246,16 @@ impl Node {
         self.shared.clocks.heard(from, header.wall, now_tick);
         self.shared.peers.heard(from, &header);
         if self.lost.is_some() {
-            // Nothing it ever said counts, so it says nothing but this.
-            self.shared
-                .peers
-                .push(from, Link::Urgent, PeerMessage::Lost);
+            // Nothing it ever said counts, so it says nothing but this; and only to who wants something
+            // of a replica, or two that are lost would tell each other for ever.
+            if messages
+                .iter()
+                .any(|message| matches!(message, PeerMessage::Raft { .. }))
+            {
+                self.shared
+                    .peers
+                    .push(from, Link::Urgent, PeerMessage::Lost);
+            }
             return;
         }
         if !self.shared.log.is_started() {
@@ -271,6 +301,7 @@ impl Node {
                 group,
                 replica,
                 index,
+                hash,
             } => {
                 let own = self
                     .groups
@@ -279,7 +310,7 @@ impl Node {
                 if let Some(at) = own
                     && self.groups[at].primary() == Some(from)
                 {
-                    self.groups[at].diverged(index, &mut self.shared);
+                    self.groups[at].diverged(index, hash, &mut self.shared);
                 }
             }
         }

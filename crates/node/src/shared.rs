@@ -25,13 +25,18 @@ pub(crate) struct Shared {
     pub(crate) now_tick: u64,
     /// Some group's leader changed in this turn: held requests are worth another try.
     pub(crate) roles_changed: bool,
+    /// A turn left work for the next one.
+    pub(crate) more_to_do: bool,
     /// Names the next snapshot file of this node.
     pub(crate) next_snapshot_number: u64,
     notes: Vec<Note>,
+    later: Vec<Effect>,
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, log: Log, next_snapshot_number: u64) -> Self {
+    pub(crate) fn new(config: Config, log: Log) -> Self {
+        // Unique over restarts: the life of the node stands in front.
+        let next_snapshot_number = log.incarnation() * 1_000_000_000 + 1;
         let clock_keep_ticks = u64::from(config.election_ticks_max) * 4;
         Self {
             table: Table::default(),
@@ -43,7 +48,9 @@ impl Shared {
             now_tick: 0,
             roles_changed: false,
             next_snapshot_number,
+            more_to_do: false,
             notes: Vec::new(),
+            later: Vec::new(),
             config,
         }
     }
@@ -53,8 +60,14 @@ impl Shared {
         self.notes.push(Note { level, group, text });
     }
 
-    /// Hands the notes over.
+    /// Asks for this at the end of the turn.
+    pub(crate) fn later(&mut self, effect: Effect) {
+        self.later.push(effect);
+    }
+
+    /// Hands the notes, and what was asked for later, over.
     pub(crate) fn take_notes(&mut self, effects: &mut Vec<Effect>) {
+        effects.append(&mut self.later);
         effects.extend(
             self.notes
                 .drain(..)

@@ -19,7 +19,7 @@ use crate::group::Group;
 use crate::group::apply::{State, run_commands};
 use crate::limits;
 use crate::log::{Log, Recovered, RecoveredGroup};
-use crate::node::Node;
+use crate::node::{Node, batch_bytes};
 use crate::shared::Shared;
 
 /// The snapshots that were read for a start, by group: the one that the log refers to, or why it
@@ -58,12 +58,7 @@ impl Node {
                 log.create_group(spec.group, replica, Arc::new(membership_of(spec)));
             }
         }
-        let next_snapshot = groups
-            .values()
-            .map(|group| group.snapshot.number)
-            .max()
-            .unwrap_or(0);
-        let mut shared = Shared::new(config, log, next_snapshot + 1);
+        let mut shared = Shared::new(config, log);
         let specs = shared.config.groups.clone();
         let mut started = Vec::new();
         for spec in &specs {
@@ -90,8 +85,9 @@ impl Node {
     /// A node that lost promises: it says so to whoever asks, and nothing else, for ever.
     #[must_use]
     pub fn start_lost(config: Config, reason: &str) -> Self {
-        let log = Log::create(config.log.clone());
-        let mut node = Self::with_groups(Shared::new(config, log, 1), Vec::new());
+        // Nothing is written: a new log here would hide from the next start that this one was lost.
+        let log = Log::closed(config.log.clone());
+        let mut node = Self::with_groups(Shared::new(config, log), Vec::new());
         node.lost = Some(reason.to_owned());
         node
     }
@@ -132,17 +128,23 @@ fn start_group(
         ..kvorum_raft::Config::new(replica, encode_raft)
     };
     let raft = Raft::new(raft_config, restored, prng);
+    let batch_bytes = batch_bytes(&shared.config);
 
     let file = recovered
         .map(|group| group.snapshot)
         .filter(|snapshot| snapshot.number > 0);
     let state = match (&file, snapshot) {
         (None, _) => Some(empty_state(shared, membership)),
-        (Some(_), Some(Ok(loaded))) => Some(state_of(loaded, spec.group, index, term, shared)),
+        (Some(_), Some(Ok(loaded))) if is_of(&loaded, index, term) => {
+            let mut state = State::from(loaded);
+            state.keyspace.set_planted(shared.config.planted);
+            Some(state)
+        }
         (Some(file), other) => {
             let reason = match other {
                 Some(Err(reason)) => reason,
-                _ => "it is not there".to_owned(),
+                Some(Ok(_)) => "it is of another index than the log says".to_owned(),
+                None => "it is not there".to_owned(),
             };
             let way_on = if alone {
                 "there is no other replica to get the state from: put the file back from a copy"
@@ -157,9 +159,9 @@ fn start_group(
             None
         }
     };
-    let mut group = Group::new(spec.group, spec.slots, raft, state);
+    let mut group = Group::new(spec.group, spec.slots, raft, state, batch_bytes);
     if let Some(file) = file {
-        group.snapshot_found(file.number, file.index, 0);
+        group.snapshot_found(file.number, file.index);
     }
     group.started(commit, shared);
     if alone {
@@ -190,15 +192,8 @@ fn empty_state(shared: &Shared, membership: Arc<Membership>) -> State {
     }
 }
 
-fn state_of(loaded: Loaded, group: GroupId, index: Index, term: Term, shared: &Shared) -> State {
-    let mut state = State::from(loaded);
-    state.keyspace.set_planted(shared.config.planted);
-    assert_eq!(
-        (state.applied, state.applied_term),
-        (index, term),
-        "the log of group {group} refers to another snapshot than was read"
-    );
-    state
+fn is_of(loaded: &Loaded, index: Index, term: Term) -> bool {
+    (loaded.header.index, loaded.header.term) == (index, term)
 }
 
 impl Group {

@@ -503,6 +503,7 @@ impl Core {
                 self.disk.store_snapshot(group, number, writer);
             }
             Effect::DropSnapshot { group, number } => self.disk.drop_snapshot(group, number),
+            Effect::Continue => self.wake.notify_one(),
             Effect::Note(note) => log_note(&note),
             Effect::Stop(reason) => {
                 self.end = Some(match *reason {

@@ -38,6 +38,7 @@ pub fn run_node(options: NodeOptions) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return refuse(&error),
     };
+    die_of_panics();
     let logs = match Logs::start(settings.log_level, settings.log_format) {
         Ok(logs) => logs,
         Err(error) => return refuse(&format!("cannot start a thread: {error}")),
@@ -60,6 +61,17 @@ pub fn run_node(options: NodeOptions) -> ExitCode {
     };
     logs.flush();
     code
+}
+
+/// A broken invariant ends the process, on whatever thread and in whatever task it shows. A runtime
+/// that catches the panic of a task would go on with a core that stopped between two statements, and
+/// which then votes and acknowledges.
+fn die_of_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn refuse(text: &str) -> ExitCode {

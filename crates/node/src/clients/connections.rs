@@ -55,6 +55,8 @@ pub(crate) struct Client {
     pub(crate) connection: Connection,
     /// The last batch that this connection wrote to, by group: its reads wait for it.
     writes: Vec<(GroupId, BatchNumber)>,
+    /// Its reads that wait for a round to be confirmed.
+    pub(crate) unanswered_reads: u32,
     /// An earlier request of it waits for a primary, so later ones are not looked at.
     pub(crate) is_held: bool,
     touched: bool,
@@ -79,6 +81,7 @@ impl Client {
             },
             connection,
             writes: Vec::new(),
+            unanswered_reads: 0,
             is_held: false,
             touched: false,
             paused: false,
@@ -216,6 +219,13 @@ impl Table {
             self.touched.push(conn);
         }
         self.errors += u64::from(outcome == Outcome::Error);
+    }
+
+    /// A read of this connection was answered, or goes another way.
+    pub(crate) fn read_ended(&mut self, conn: ConnId) {
+        if let Some(client) = self.get_mut(conn) {
+            client.unanswered_reads = client.unanswered_reads.saturating_sub(1);
+        }
     }
 
     fn touch(&mut self, conn: ConnId) {

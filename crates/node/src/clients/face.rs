@@ -9,7 +9,7 @@
 
 use kvorum_base::slot::{SLOT_COUNT, slot_of};
 use kvorum_base::{ClusterId, GroupId, NodeId, Slot};
-use kvorum_kv::NodeCommand;
+use kvorum_kv::{Keyspace, NodeCommand};
 use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies};
 
@@ -44,8 +44,8 @@ pub(crate) struct ShardFacts {
 pub(crate) struct Facts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) shards: &'a [ShardFacts],
-    /// Counts the keys of a slot that this node is primary of.
-    pub(crate) keys_in_slot: &'a dyn Fn(Slot) -> u64,
+    /// The state that has a slot here, if one has.
+    pub(crate) keyspace: &'a dyn Fn(Slot) -> Option<&'a Keyspace>,
 }
 
 /// A node's name as Redis writes it: 40 hexadecimal digits.
@@ -73,9 +73,10 @@ pub(crate) fn cluster(
         NodeCommand::ClusterMyid => replies.bulk(my_name(facts).as_bytes()),
         NodeCommand::ClusterMyshardid => my_shard(facts, replies),
         NodeCommand::ClusterKeyslot => replies.integer(i64::from(slot_of(args.get(2)).get())),
+        NodeCommand::ClusterGetkeysinslot => get_keys_in_slot(facts, args, replies),
         NodeCommand::ClusterCountkeysinslot => match slot_number(args.get(2)) {
             Some(slot) => {
-                let count = (facts.keys_in_slot)(slot);
+                let count = (facts.keyspace)(slot).map_or(0, |keyspace| keyspace.slot_len(slot));
                 replies.integer(i64::try_from(count).unwrap_or(i64::MAX));
             }
             None => replies.error("ERR Invalid or out of range slot"),
@@ -83,6 +84,23 @@ pub(crate) fn cluster(
         // Replicas are not announced, and links are not made of Redis's bus.
         NodeCommand::ClusterReplicas | NodeCommand::ClusterLinks => replies.array(0),
         other => unreachable!("{other:?} is not of the cluster's face"),
+    }
+}
+
+/// CLUSTER GETKEYSINSLOT, a bounded look at the state of this node.
+fn get_keys_in_slot(facts: &Facts<'_>, args: Args<'_>, replies: &mut Replies<'_>) {
+    const KEYS_MAX: usize = 10_000;
+    let limit = parse_integer(args.get(3)).and_then(|limit| usize::try_from(limit).ok());
+    let (Some(slot), Some(limit)) = (slot_number(args.get(2)), limit) else {
+        return replies.error("ERR Invalid slot or number of keys");
+    };
+    let keyspace = (facts.keyspace)(slot);
+    let keys = keyspace.map_or(Vec::new(), |keyspace| {
+        keyspace.keys_in_slot(slot, limit.min(KEYS_MAX))
+    });
+    replies.array(keys.len());
+    for key in keys {
+        replies.bulk(key);
     }
 }
 

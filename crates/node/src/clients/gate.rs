@@ -5,12 +5,13 @@
 
 use kvorum_base::{Bug, ConnId, NodeId, Slot};
 use kvorum_kv::command::spec::Flags;
-use kvorum_kv::{CrossSlot, Run, Spec};
+use kvorum_kv::{CrossSlot, Refusal, Run, Spec};
 use kvorum_resp::{Args, InputLimits, Request};
 
 use super::connections::Client;
 use super::waiting::Held;
 use super::{face, local};
+use crate::format::entry::EntryBuilder;
 use crate::group::Group;
 use crate::group::batch::ReplyTo;
 use crate::limits::{UNCOMMITTED_BYTES_MAX, VALUE_BYTES_MAX};
@@ -30,6 +31,48 @@ pub(crate) const INPUT_LIMITS: InputLimits = InputLimits {
     bulk_bytes_max: VALUE_BYTES_MAX as u32,
     request_bytes_max: (VALUE_BYTES_MAX * 2) as u32,
 };
+
+/// Said where too much waits for the replicas. Nothing was proposed.
+pub(crate) const BUSY: &str = "TRYAGAIN too many bytes of writes wait for the replicas";
+
+/// Why a command does not get into a batch.
+enum LogRefusal {
+    /// Its arguments are wrong.
+    Arguments(Refusal),
+    /// It is more than an entry can hold.
+    TooLarge(usize),
+}
+
+impl LogRefusal {
+    fn text(&self) -> Vec<u8> {
+        match self {
+            Self::Arguments(refusal) => refusal.text().to_vec(),
+            Self::TooLarge(bytes) => {
+                format!("ERR the command has {bytes} bytes, more than one entry can hold")
+                    .into_bytes()
+            }
+        }
+    }
+}
+
+/// Encodes a command into an entry, if it is right and fits.
+fn encode(
+    builder: &mut EntryBuilder,
+    spec: &'static Spec,
+    args: Args<'_>,
+    bytes_max: usize,
+) -> Result<(), LogRefusal> {
+    builder.push_command(|out| {
+        let before = out.len();
+        kvorum_kv::resolve(spec, args, out).map_err(LogRefusal::Arguments)?;
+        let bytes = out.len() - before;
+        if bytes > bytes_max {
+            Err(LogRefusal::TooLarge(bytes))
+        } else {
+            Ok(())
+        }
+    })
+}
 
 impl Node {
     /// Runs all requests that these bytes complete.
@@ -132,6 +175,12 @@ impl Node {
             }
         };
         let group = &self.groups[at];
+        if spec.is_write()
+            && (group.raft.transferring() || self.stopping.is_some() && group.leading())
+        {
+            // Soon somebody else leads, or it is clear that nobody does.
+            return Passed::Wait;
+        }
         if !group.leading() {
             return match group.primary() {
                 Some(primary) if primary != self.shared.config.node => {
@@ -182,7 +231,7 @@ impl Node {
             return self.refuse_request(client, seq, text.as_bytes());
         }
         self.shared.counters.writes += 1;
-        if client.connection.outstanding() > 1 {
+        if client.unanswered_reads > 0 {
             self.log_reads_before(client, at);
         }
         self.log(
@@ -210,12 +259,12 @@ impl Node {
     ) {
         let group = &mut self.groups[at];
         let builder = group.batches.open(self.shared.now_tick);
-        match builder.push_command(|out| kvorum_kv::resolve(spec, args, out)) {
+        match encode(builder, spec, args, self.command_bytes_max) {
             Ok(()) => {
                 let batch = group.batches.added(reply_to);
                 client.wrote(group.id, batch);
             }
-            Err(refusal) => self.refuse_request(client, reply_to.seq, refusal.text()),
+            Err(refusal) => self.refuse_request(client, reply_to.seq, &refusal.text()),
         }
     }
 
@@ -226,29 +275,29 @@ impl Node {
             reads, batches, id, ..
         } = &mut self.groups[at];
         let (conn, now_tick) = (client.profile.conn, self.shared.now_tick);
+        let bytes_max = self.command_bytes_max;
         reads.take_of(conn, |reply_to, spec, args| {
             let reply_to = ReplyTo {
                 is_read: true,
                 ..reply_to
             };
             let builder = batches.open(now_tick);
-            match builder.push_command(|out| kvorum_kv::resolve(spec, args, out)) {
+            match encode(builder, spec, args, bytes_max) {
                 Ok(()) => client.wrote(*id, batches.added(reply_to)),
                 Err(refusal) => {
+                    let text = refusal.text();
                     client
                         .connection
-                        .reply(reply_to.seq, |replies| refusal.reply(replies));
+                        .reply(reply_to.seq, |replies| replies.error_bytes(&text));
                 }
             }
         });
+        client.unanswered_reads = 0;
     }
 
     /// Why writes are refused at the moment, if they are. None of these has been proposed.
     fn write_refusal(&self, at: usize, spec: &'static Spec) -> Option<&'static str> {
         let group = &self.groups[at];
-        if self.stopping.is_some() {
-            return Some("CLUSTERDOWN this node is shutting down and hands over");
-        }
         if !self.shared.log.writable() {
             return Some(
                 "MISCONF the disk of this node has no room for the log; reads go on, and writes \
@@ -258,7 +307,7 @@ impl Node {
         let waiting =
             group.batches.unproposed_bytes() as u64 + group.raft.uncommitted_bytes() as u64;
         if waiting >= UNCOMMITTED_BYTES_MAX {
-            return Some("TRYAGAIN too many bytes of writes wait for the replicas");
+            return Some(BUSY);
         }
         if spec.flags.has(Flags::DENYOOM) && self.memory_is_full(group) {
             return Some("OOM command not allowed when used memory > 'maxmemory'.");
@@ -304,6 +353,7 @@ impl Node {
         if behind_write {
             self.log(client, reply_to, at, spec, args);
         } else {
+            client.unanswered_reads += 1;
             group.reads.push(reply_to, spec, args, self.shared.now_tick);
         }
     }
@@ -344,6 +394,15 @@ impl Node {
             freed.push(held.conn);
         }
         self.resume(&freed);
+    }
+
+    /// Refuses everything that is held: the node ends.
+    pub(crate) fn refuse_all_held(&mut self) {
+        for held in self.shared.waiting.take() {
+            self.shared.table.reply(held.conn, held.seq, |replies| {
+                replies.error(face::NO_PRIMARY);
+            });
+        }
     }
 
     /// Goes on with what was kept behind held requests, where none is left.

@@ -267,11 +267,11 @@ fn wait(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
 
 fn cluster(node: &Node, command: NodeCommand, args: Args<'_>, replies: &mut Replies<'_>) {
     let shards = node.shard_facts();
-    let keys_in_slot = |slot| node.keys_in_slot(slot);
+    let keyspace = |slot| node.keyspace_of(slot);
     let facts = Facts {
         config: &node.shared.config,
         shards: &shards,
-        keys_in_slot: &keys_in_slot,
+        keyspace: &keyspace,
     };
     face::cluster(&facts, command, args, replies);
 }

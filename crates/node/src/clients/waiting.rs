@@ -54,6 +54,7 @@ impl Waiting {
     pub(crate) fn hold(&mut self, held: Held, table: &mut Table) {
         if let Some(client) = table.get_mut(held.conn) {
             client.is_held = true;
+            client.unanswered_reads = client.unanswered_reads.saturating_sub(1);
             self.held.push(held);
         }
     }

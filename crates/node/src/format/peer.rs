@@ -21,7 +21,7 @@
 //! | 3 | gone | group, replica |
 //! | 4 | hash | group, replica, index, hash 8 |
 //! | 5 | state wanted | group, replica |
-//! | 6 | diverged | group, replica, index |
+//! | 6 | diverged | group, replica, index, hash 8 |
 //!
 //! | body kind | | |
 //! |---|---|---|
@@ -125,6 +125,8 @@ pub enum PeerMessage {
         replica: ReplicaId,
         /// The checkpoint entry at which it was found.
         index: Index,
+        /// The hash that it had reported.
+        hash: u64,
     },
 }
 
@@ -193,9 +195,11 @@ fn put_message(head: &mut Vec<u8>, body: &mut Vec<Bytes>, message: &PeerMessage)
             group,
             replica,
             index,
+            hash,
         } => {
             head.push(6);
             put_numbers(head, &[group.0, replica.0, index.0]);
+            head.extend_from_slice(&hash.to_le_bytes());
         }
     }
 }
@@ -388,6 +392,7 @@ fn read_message(head: &mut Reader<'_>, body: &mut FrameBody<'_>) -> Result<PeerM
             group: GroupId(head.varint("group")?),
             replica: ReplicaId(head.varint("replica")?),
             index: index(head)?,
+            hash: head.u64("hash")?,
         },
         _ => return Err(head.malformed("message kind")),
     })

@@ -42,32 +42,40 @@ impl State {
 }
 
 impl Group {
-    /// Applies everything committed; says whether there was anything.
+    /// Applies what is committed, as much as a turn may; says whether there was anything.
     pub(crate) fn apply_committed(&mut self, shared: &mut Shared) -> bool {
         let commit = self.raft.commit();
         let Some(state) = &self.state else {
             return false;
         };
-        if state.applied >= commit {
-            return false;
-        }
-        let mut next = state.applied.next();
-        while next <= commit {
+        let before = state.applied;
+        let mut applied = before;
+        while applied < commit && self.apply_allowance > 0 {
+            let next = applied.next();
             let entry = self
                 .raft
                 .entry(next)
                 .expect("a committed entry after the applied one");
             let entry = entry.clone();
+            self.apply_allowance = self.apply_allowance.saturating_sub(entry.data.len() + 64);
             self.apply(&entry, shared);
-            next = next.next();
+            applied = next;
         }
-        self.raft.applied_to(commit);
+        shared.more_to_do |= applied < commit;
+        if applied == before {
+            return false;
+        }
+        self.raft.applied_to(applied);
+        if let Some(index) = self.checkpoint_due.take() {
+            self.judge_checkpoint(index, shared);
+        }
+        shared.log.hint_commit(self.id, applied);
         self.trim_log(shared);
         true
     }
 
     fn apply(&mut self, entry: &Entry, shared: &mut Shared) {
-        let pending = self.batches.resolve_at(entry.index);
+        let ours = self.batches.take_applied(entry.index, entry.term);
         let state = self
             .state
             .as_mut()
@@ -90,8 +98,7 @@ impl Group {
                 }
                 match entry::content(entry) {
                     Content::Commands(commands) => {
-                        let pending = pending.as_ref().filter(|batch| batch.term == entry.term);
-                        run_commands(state, commands, pending, shared);
+                        run_commands(state, commands, ours.as_ref(), shared);
                         self.unchanged = false;
                     }
                     Content::Checkpoint => self.note_checkpoint(entry.index, shared),
@@ -104,12 +111,13 @@ impl Group {
             let removed = state.keyspace.remove_expired(EXPIRED_PER_ENTRY);
             shared.counters.expired_keys += removed as u64;
         }
-        if let Some(pending) = pending {
-            if pending.term != entry.term {
-                // Another entry is committed at its index, so it never will be.
-                self.refuse(&pending.replies, shared);
-            }
-            self.batches.recycle(pending.replies);
+        if let Some(ours) = ours {
+            self.batches.recycle(ours.replies);
+        }
+        while let Some(replaced) = self.batches.take_replaced(entry.index) {
+            // Another entry is committed at its index, so it never will be.
+            self.refuse(&replaced.replies, shared);
+            self.batches.recycle(replaced.replies);
         }
     }
 
@@ -118,8 +126,10 @@ impl Group {
         self.unchanged = true;
         let Some(state) = &self.state else { return };
         let hash = state.keyspace.state_hash();
+        self.checkpoints.report(index, self.replica, hash);
         if self.raft.is_leader() {
-            self.checkpoint_reported(index, self.replica, hash, shared);
+            // What it leads to must not happen between two entries.
+            self.checkpoint_due = Some(index);
         } else if let Some(primary) = self.primary() {
             shared
                 .peers
@@ -127,7 +137,7 @@ impl Group {
         }
     }
 
-    /// A replica has this hash at that checkpoint.
+    /// Another replica has this hash at that checkpoint.
     pub(crate) fn checkpoint_reported(
         &mut self,
         index: Index,
@@ -135,10 +145,13 @@ impl Group {
         hash: u64,
         shared: &mut Shared,
     ) {
-        if !self.raft.membership().is_voter(replica) {
-            return;
+        if self.raft.membership().is_voter(replica) {
+            self.checkpoints.report(index, replica, hash);
+            self.judge_checkpoint(index, shared);
         }
-        self.checkpoints.report(index, replica, hash);
+    }
+
+    fn judge_checkpoint(&mut self, index: Index, shared: &mut Shared) {
         let voters = self.raft.membership().voters.len();
         match self.checkpoints.judge(index, voters) {
             Verdict::Open => {}
@@ -162,14 +175,16 @@ impl Group {
         if wrong.contains(&self.replica) {
             // Its clients must not see more of this state; whoever leads next sends it the right one.
             self.raft.step_down();
-            self.drop_state();
+            self.drop_state(shared);
             return;
         }
         for replica in wrong {
-            if let Some(node) = self.raft.membership().nodes.get(replica) {
+            if let Some(node) = self.raft.membership().nodes.get(replica)
+                && let Some(hash) = self.checkpoints.hash_of(index, *replica)
+            {
                 shared
                     .peers
-                    .report_divergence(*node, self.id, *replica, index);
+                    .report_divergence(*node, self.id, *replica, index, hash);
             }
         }
     }

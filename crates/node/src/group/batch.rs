@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use kvorum_base::{ConnId, Index, Slot, Term};
 
 use crate::format::entry::EntryBuilder;
-use crate::limits::{BATCH_BYTES_EAGER, ENTRY_BYTES_TARGET};
+use crate::limits::BATCH_BYTES_EAGER;
 
 /// Who waits for the reply of one command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,13 +58,18 @@ pub(crate) struct PendingBatch {
 /// All batches of a group that have not come to an end.
 ///
 /// Invariants: numbers rise from the pending ones over the closed ones to the open one, with gaps
-/// where a batch was refused; pending indexes rise.
+/// where a batch was refused; the pending ones are all of one term, and their indexes rise.
 #[derive(Debug)]
 pub(crate) struct Batches {
     open: OpenBatch,
     /// Full, waiting for the end of the turn.
     closed: VecDeque<OpenBatch>,
     pending: VecDeque<PendingBatch>,
+    /// Proposed in earlier terms of this replica and not decided yet. A later one may stand at the
+    /// same index, or before them: the log in between was another's.
+    orphans: Vec<PendingBatch>,
+    /// A batch with so many bytes is full.
+    full_bytes: usize,
     /// Emptied reply lists, to be used again.
     spare: Vec<Vec<ReplyTo>>,
 }
@@ -85,18 +90,20 @@ impl OpenBatch {
 }
 
 impl Batches {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(full_bytes: usize) -> Self {
         Self {
             open: OpenBatch::new(1, Vec::new()),
             closed: VecDeque::new(),
             pending: VecDeque::new(),
+            orphans: Vec::new(),
+            full_bytes,
             spare: Vec::new(),
         }
     }
 
     /// The batch that takes the next command. A full one is closed first.
     pub(crate) fn open(&mut self, now_tick: u64) -> &mut EntryBuilder {
-        if self.open.builder.bytes() >= ENTRY_BYTES_TARGET {
+        if self.open.builder.bytes() >= self.full_bytes {
             let full = self.take_open();
             self.closed.push_back(full);
         }
@@ -127,9 +134,19 @@ impl Batches {
         oldest - 1
     }
 
-    /// Whether anything was proposed or is about to be.
+    /// Whether nothing was proposed or is about to be.
     pub(crate) fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.closed.is_empty() && self.open.is_empty()
+        self.pending.is_empty() && self.nothing_unproposed()
+    }
+
+    /// Whether a client waits for any of it.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        let proposed = self.pending.iter().chain(&self.orphans);
+        !self.nothing_unproposed() || proposed.into_iter().any(|batch| !batch.replies.is_empty())
+    }
+
+    fn nothing_unproposed(&self) -> bool {
+        self.closed.is_empty() && self.open.is_empty()
     }
 
     /// When the first command came that is not proposed yet.
@@ -180,21 +197,37 @@ impl Batches {
         });
     }
 
-    /// The pending batch at this index, if there is one. It has come to an end: its entry was
-    /// applied (if the terms agree) or replaced (if not).
-    pub(crate) fn resolve_at(&mut self, index: Index) -> Option<PendingBatch> {
-        if self.pending.front()?.index != index {
-            return None;
-        }
-        self.pending.pop_front()
+    /// This replica leads a new term: what it proposed in earlier ones is not decided by it any more.
+    pub(crate) fn begin_term(&mut self) {
+        self.orphans.extend(self.pending.drain(..));
     }
 
-    /// The first pending batch that a snapshot up to `index` has jumped over: its outcome is unknown.
-    pub(crate) fn take_jumped(&mut self, index: Index) -> Option<PendingBatch> {
-        if self.pending.front()?.index > index {
-            return None;
+    /// The batch whose entry is applied at this index in this term, if it is one of ours.
+    pub(crate) fn take_applied(&mut self, index: Index, term: Term) -> Option<PendingBatch> {
+        let is_this = |batch: &PendingBatch| batch.index == index && batch.term == term;
+        if self.pending.front().is_some_and(is_this) {
+            return self.pending.pop_front();
         }
-        self.pending.pop_front()
+        let at = self.orphans.iter().position(is_this)?;
+        Some(self.orphans.swap_remove(at))
+    }
+
+    /// A batch with this index that was not applied there: another entry has its place for good.
+    pub(crate) fn take_replaced(&mut self, index: Index) -> Option<PendingBatch> {
+        self.take_where(|batch| batch.index == index)
+    }
+
+    /// A batch that a snapshot up to `index` has jumped over: its outcome is unknown.
+    pub(crate) fn take_jumped(&mut self, index: Index) -> Option<PendingBatch> {
+        self.take_where(|batch| batch.index <= index)
+    }
+
+    fn take_where(&mut self, is_wanted: impl Fn(&PendingBatch) -> bool) -> Option<PendingBatch> {
+        if self.pending.front().is_some_and(&is_wanted) {
+            return self.pending.pop_front();
+        }
+        let at = self.orphans.iter().position(is_wanted)?;
+        Some(self.orphans.swap_remove(at))
     }
 
     /// Takes a batch that was never proposed, because this replica does not lead: it did not happen.
@@ -209,11 +242,10 @@ impl Batches {
     /// the clients from now on.
     pub(crate) fn take_overdue(&mut self, tick: u64) -> Vec<ReplyTo> {
         let mut overdue = Vec::new();
-        for batch in &mut self.pending {
-            if batch.proposed_tick > tick {
-                break;
+        for batch in self.pending.iter_mut().chain(&mut self.orphans) {
+            if batch.proposed_tick <= tick {
+                overdue.append(&mut batch.replies);
             }
-            overdue.append(&mut batch.replies);
         }
         overdue
     }

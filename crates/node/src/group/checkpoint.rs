@@ -74,6 +74,11 @@ impl Checkpoints {
         }
     }
 
+    /// The hash that a replica reported for a checkpoint.
+    pub(crate) fn hash_of(&self, index: Index, replica: ReplicaId) -> Option<u64> {
+        self.reports.get(&index)?.get(&replica).copied()
+    }
+
     /// Forgets everything: the state was replaced.
     pub(crate) fn clear(&mut self) {
         self.reports.clear();

@@ -20,11 +20,12 @@ pub(crate) mod reads;
 pub mod snapshot;
 pub(crate) mod waits;
 
-use kvorum_base::{Bug, GroupId, Index, NodeId, ReplicaId, Term};
+use kvorum_base::{Bug, ConnId, GroupId, Index, NodeId, ReplicaId, Term};
 use kvorum_raft::{self as raft, Entry, Persist, Raft, RoleName};
 
 use crate::clients::waiting::Held;
 use crate::effect::{Effect, Level};
+use crate::limits::APPLY_BYTES_PER_TURN;
 use crate::shared::Shared;
 use crate::status::{FollowerStatus, GroupStatus};
 
@@ -57,8 +58,18 @@ pub(crate) struct Group {
     next_checkpoint_tick: u64,
     /// When the logged clock was last moved, by this node's ticks.
     clock_tick: u64,
+    /// How many bytes of entries this turn may still apply.
+    apply_allowance: usize,
+    /// A checkpoint was applied by this primary and is to be judged.
+    checkpoint_due: Option<Index>,
     /// This node's wall clock is near the median.
     clock_fit: bool,
+    /// The disk answers, and has room.
+    disk_fit: bool,
+    /// Since when no leader is known.
+    leaderless_since_tick: Option<u64>,
+    /// Not before this tick is a hand-over tried again.
+    next_hand_over_tick: u64,
     /// The node is ending.
     retired: bool,
     /// Nothing was applied since the last checkpoint.
@@ -77,15 +88,23 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub(crate) fn new(id: GroupId, slots: (u16, u16), raft: Raft, state: Option<State>) -> Self {
+    pub(crate) fn new(
+        id: GroupId,
+        slots: (u16, u16),
+        raft: Raft,
+        state: Option<State>,
+        batch_bytes: usize,
+    ) -> Self {
         let (last_recorded, last_term) = (raft.last_index(), raft.term());
+        let held = raft.entries(raft.base_index().next()..=last_recorded);
+        let cached_bytes = held.map(|entry| entry.data.len() as u64).sum();
         Self {
             id,
             replica: raft.id(),
             slots,
             raft,
             state,
-            batches: Batches::new(),
+            batches: Batches::new(batch_bytes),
             reads: Reads::default(),
             waits: Vec::new(),
             checkpoints: Checkpoints::default(),
@@ -93,12 +112,17 @@ impl Group {
             primary_hint: None,
             next_checkpoint_tick: 0,
             clock_tick: 0,
+            apply_allowance: 0,
+            checkpoint_due: None,
             clock_fit: true,
+            disk_fit: true,
+            leaderless_since_tick: None,
+            next_hand_over_tick: 0,
             retired: false,
             unchanged: true,
             state_wanted_tick: None,
             raft_effects: Vec::new(),
-            cached_bytes: 0,
+            cached_bytes,
             trim_above: 0,
             last_recorded,
             last_term,
@@ -118,36 +142,60 @@ impl Group {
 
     /// Whether this node's wall clock is near enough to the median to lead by it.
     pub(crate) fn set_clock_fit(&mut self, fit: bool) {
-        if self.clock_fit == fit {
-            return;
-        }
         self.clock_fit = fit;
-        self.update_can_campaign();
-        if !fit {
-            self.hand_over();
-        }
+    }
+
+    /// Whether the disk answers and has room.
+    pub(crate) fn set_disk_fit(&mut self, fit: bool) {
+        self.disk_fit = fit;
     }
 
     /// The node is ending: leads no more.
     pub(crate) fn retire(&mut self) {
         self.retired = true;
         self.update_can_campaign();
-        self.hand_over();
+        // A refusal means that there is nothing to hand over, or nobody to: the ticks try again.
+        let _ = self.raft.transfer(None);
     }
 
-    /// Gives the leadership to whoever holds most, if this replica has it and somebody can take it.
-    pub(crate) fn hand_over(&mut self) {
-        // A refusal means that it does not lead or is alone: nothing to hand over, or nobody to.
-        let _ = self.raft.transfer(None);
+    /// Whether this replica should lead if others can. With a wrong clock it may after a while
+    /// without any leader: no time to live is told by one clock, and a group without a primary helps
+    /// nobody.
+    fn fit_to_lead(&self, now_tick: u64, patience_ticks: u64) -> bool {
+        let leaderless = self
+            .leaderless_since_tick
+            .is_some_and(|since| now_tick >= since + patience_ticks);
+        self.state.is_some() && !self.retired && self.disk_fit && (self.clock_fit || leaderless)
     }
 
     pub(super) fn update_can_campaign(&mut self) {
         self.raft
-            .set_can_campaign(self.state.is_some() && self.clock_fit && !self.retired);
+            .set_can_campaign(self.state.is_some() && !self.retired);
+    }
+
+    /// Leads only while it should: else hands over, again and again until somebody takes it.
+    fn watch_fitness(&mut self, shared: &Shared) {
+        let now_tick = shared.now_tick;
+        let election_ticks = u64::from(shared.config.election_ticks_max);
+        self.leaderless_since_tick = match self.raft.leader() {
+            Some(_) => None,
+            None => self.leaderless_since_tick.or(Some(now_tick)),
+        };
+        let fit = self.fit_to_lead(now_tick, 5 * election_ticks);
+        self.raft.set_can_campaign(fit);
+        let should_go =
+            self.raft.is_leader() && !(self.clock_fit && self.disk_fit && !self.retired);
+        if should_go && !self.raft.transferring() && now_tick >= self.next_hand_over_tick {
+            // With nobody to take it, it stays. Others are given some time before the next try.
+            let pause = if self.retired { 1 } else { 10 * election_ticks };
+            self.next_hand_over_tick = now_tick + pause;
+            let _ = self.raft.transfer(None);
+        }
     }
 
     pub(crate) fn tick(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
         self.raft.tick();
+        self.watch_fitness(shared);
         self.refuse_overdue(shared);
         self.propose_clock(shared);
         self.propose_checkpoint(shared);
@@ -158,6 +206,7 @@ impl Group {
 
     /// Brings what came in this turn as far as it goes without new events.
     pub(crate) fn end_of_turn(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
+        self.apply_allowance = APPLY_BYTES_PER_TURN;
         loop {
             self.propose_due(shared);
             self.ask_for_reads(shared);
@@ -259,6 +308,7 @@ impl Group {
             shared.counters.elections += 1;
         }
         if leading {
+            self.batches.begin_term();
             shared.counters.elected += 1;
             self.checkpoints.clear();
             self.next_checkpoint_tick = shared.now_tick + shared.config.checkpoint_ticks;
@@ -308,6 +358,7 @@ impl Group {
             shared.table.reply(reply_to.conn, reply_to.seq, |replies| {
                 state.read(spec, args, replies);
             });
+            shared.table.read_ended(reply_to.conn);
         });
     }
 
@@ -320,6 +371,7 @@ impl Group {
         self.answer_unknown(&unknown, shared);
         for read in self.reads.take_overdue(tick) {
             answer_unread(read, shared);
+            shared.table.read_ended(read.conn);
         }
         if !self.leading() && self.batches.open_since().is_some_and(|since| since <= tick) {
             self.refuse_unproposed(shared);
@@ -341,6 +393,16 @@ impl Group {
                 );
             });
         }
+    }
+
+    /// Whether a client waits for anything here.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.batches.somebody_waits() || !self.reads.is_idle()
+    }
+
+    /// This connection is gone.
+    pub(crate) fn closed(&mut self, conn: ConnId) {
+        self.waits.retain(|wait| wait.conn != conn);
     }
 
     pub(crate) fn status(&self) -> GroupStatus {

@@ -6,6 +6,7 @@ use kvorum_raft::ProposeRefused;
 use super::Group;
 use super::batch::ReplyTo;
 use crate::clients::face;
+use crate::clients::gate::BUSY;
 use crate::format::entry::{EntryBuilder, encode_checkpoint, encode_level};
 use crate::peers::LEVEL_MAX;
 use crate::shared::Shared;
@@ -20,7 +21,10 @@ impl Group {
             }
             return;
         }
-        while let Some(batch) = self.batches.take_due(shared.now_tick) {
+        // While the leadership is handed over they wait as well: soon it is clear who leads.
+        while !self.raft.transferring()
+            && let Some(batch) = self.batches.take_due(shared.now_tick)
+        {
             let number = batch.number;
             match self.propose(batch.builder, shared) {
                 Ok(index) => {
@@ -28,6 +32,7 @@ impl Group {
                     self.batches
                         .proposed(number, index, term, batch.replies, shared.now_tick);
                 }
+                Err(ProposeRefused::Busy) => refuse_busy(&batch.replies, shared),
                 Err(_) => self.refuse(&batch.replies, shared),
             }
         }
@@ -56,7 +61,7 @@ impl Group {
     /// Logs the time while keys are due: expired is what the logged clock has passed, so on an idle
     /// shard somebody has to say that time goes on.
     pub(super) fn propose_clock(&mut self, shared: &Shared) {
-        if !self.leading() || !self.unlogged() {
+        if !self.leading() || !self.unlogged() || !shared.log.writable() {
             return;
         }
         let Some(state) = &self.state else { return };
@@ -73,6 +78,9 @@ impl Group {
         if !self.leading() || self.unchanged || now < self.next_checkpoint_tick {
             return;
         }
+        if !shared.log.writable() {
+            return;
+        }
         self.next_checkpoint_tick = now + shared.config.checkpoint_ticks;
         // A refused one is made up for by the next.
         let clock = self.entry_clock(shared);
@@ -84,7 +92,8 @@ impl Group {
     pub(super) fn propose_level(&mut self, shared: &Shared) {
         let Some(state) = &self.state else { return };
         let (membership, level) = (self.raft.membership(), state.keyspace.level());
-        if !self.leading() || level >= u32::from(LEVEL_MAX) || !self.unlogged() {
+        let room = shared.log.writable();
+        if !self.leading() || level >= u32::from(LEVEL_MAX) || !self.unlogged() || !room {
             return;
         }
         let common = shared
@@ -121,5 +130,14 @@ impl Group {
                 .table
                 .reply(write.conn, write.seq, |replies| replies.error(&text));
         }
+    }
+}
+
+/// Tells these clients that their commands did not happen and may be sent again.
+fn refuse_busy(refused: &[ReplyTo], shared: &mut Shared) {
+    for write in refused {
+        shared
+            .table
+            .reply(write.conn, write.seq, |replies| replies.error(BUSY));
     }
 }

@@ -24,7 +24,9 @@ use super::apply::State;
 use crate::effect::{Effect, Level};
 use crate::format::chunk::{ChunkReader, ChunkWriter, Loaded, SnapshotHeader};
 use crate::format::wal::SnapshotRef;
-use crate::limits::{CARRY_BYTES_MAX, CHUNK_BYTES, SNAPSHOT_PIECE_BYTES};
+use crate::limits::{
+    CARRY_BYTES_MAX, CHUNK_BYTES, SNAPSHOT_PIECE_BYTES, SNAPSHOT_RETRY_TICKS, TRANSFER_CACHE_FACTOR,
+};
 use crate::shared::Shared;
 
 /// Makes the bytes of a snapshot file, piece by piece, on whatever thread has time.
@@ -92,15 +94,11 @@ pub(crate) struct Snapshots {
     installing: Option<u64>,
     /// An operator asked for one.
     wanted: bool,
+    /// The last one failed; not before this tick is another begun.
+    retry_tick: u64,
 }
 
 impl Snapshots {
-    /// The file that the restart found.
-    pub(crate) fn found(&mut self, number: u64, index: Index, bytes: u64) {
-        self.stored = Some((number, index, bytes));
-        self.files.push(number);
-    }
-
     pub(crate) fn is_storing(&self) -> bool {
         self.storing.is_some()
     }
@@ -134,8 +132,15 @@ impl Snapshots {
 
 impl Group {
     /// Names the file that the restart found and read.
-    pub(crate) fn snapshot_found(&mut self, number: u64, index: Index, bytes: u64) {
-        self.snapshots.found(number, index, bytes);
+    pub(crate) fn snapshot_found(&mut self, number: u64, index: Index) {
+        let bytes = self
+            .state
+            .as_ref()
+            .map_or(0, |state| state.keyspace.logical_bytes());
+        self.snapshots.files.push(number);
+        if self.state.is_some() {
+            self.snapshots.stored = Some((number, index, bytes));
+        }
     }
 
     /// The log refers durably to this file: older ones can go.
@@ -161,6 +166,9 @@ impl Group {
         }
         let last_bytes = self.snapshots.stored.map_or(0, |(_, _, bytes)| bytes);
         let enough = shared.config.snapshot_after_log_bytes.max(last_bytes);
+        if shared.now_tick < self.snapshots.retry_tick {
+            return;
+        }
         if !self.snapshots.wanted && shared.log.bytes_since_snapshot(self.id) < enough {
             return;
         }
@@ -209,6 +217,7 @@ impl Group {
             Err(reason) => {
                 let text = format!("no snapshot at {}: {reason}", storing.index);
                 shared.note(Level::Warn, Some(self.id), text);
+                self.snapshots.retry_tick = shared.now_tick + SNAPSHOT_RETRY_TICKS;
                 if let Some(install) = storing.install {
                     self.raft.install_failed(install.id);
                 }
@@ -323,8 +332,13 @@ impl Group {
         if sending.id != snapshot {
             return;
         }
-        if let Some((piece, last)) = sending.piece(seq) {
-            self.raft.chunk_ready(to, snapshot, seq, last, piece);
+        match sending.piece(seq) {
+            Some((piece, last)) => self.raft.chunk_ready(to, snapshot, seq, last, piece),
+            // The follower starts anew and the first pieces are gone: so must the view.
+            None => {
+                self.snapshots.sending.remove(&to);
+                self.raft.snapshot_refused(to);
+            }
         }
     }
 
@@ -362,6 +376,9 @@ impl Group {
             return;
         }
         match staging.reader.finish() {
+            Ok(loaded) if (loaded.header.index, loaded.header.term) != (id.index, id.term) => {
+                self.staging_failed(id, "it is of another index than it was sent for", shared);
+            }
             Ok(loaded) => {
                 let mut state = State::from(loaded);
                 state.keyspace.set_planted(shared.config.planted);
@@ -479,28 +496,36 @@ impl Group {
     }
 
     /// The primary found this replica's state to differ from the majority's.
-    pub(crate) fn diverged(&mut self, index: Index, shared: &mut Shared) {
-        if self.leading()
-            || self
-                .state
-                .as_ref()
-                .is_none_or(|state| state.applied < index)
-        {
+    pub(crate) fn diverged(&mut self, index: Index, hash: u64, shared: &mut Shared) {
+        // A state that was replaced since has noted no hash there.
+        let noted = self.checkpoints.hash_of(index, self.replica);
+        if self.leading() || self.state.is_none() || noted != Some(hash) {
             return;
         }
         let text = format!("this replica's state differs at checkpoint {index}: it is replaced");
         shared.note(Level::Error, Some(self.id), text);
-        self.drop_state();
+        self.drop_state(shared);
     }
 
     /// Lets the state go; log and votes are fine. Until a snapshot comes nothing is applied or led.
-    pub(super) fn drop_state(&mut self) {
+    ///
+    /// Its files go too: a snapshot that the log names and that cannot be read is what a lost state
+    /// looks like after a restart. One that is being written is dropped when it is reported.
+    pub(super) fn drop_state(&mut self, shared: &mut Shared) {
         self.state = None;
         self.state_wanted_tick = None;
         self.raft.state_lost();
         self.update_can_campaign();
         self.checkpoints.clear();
         self.snapshots.sending.clear();
+        self.snapshots.storing = None;
+        self.snapshots.stored = None;
+        for number in std::mem::take(&mut self.snapshots.files) {
+            shared.later(Effect::DropSnapshot {
+                group: self.id,
+                number,
+            });
+        }
     }
 
     /// The entries of a range, if all are in memory and small enough to be carried.
@@ -533,6 +558,12 @@ impl Group {
             upto = entry.index;
         }
         self.cached_bytes = bytes;
+        if bytes > limit * TRANSFER_CACHE_FACTOR {
+            // What is kept for the receivers of snapshots is too much by now.
+            for to in std::mem::take(&mut self.snapshots.sending).into_keys() {
+                self.raft.snapshot_refused(to);
+            }
+        }
         // Where little could go there is no use in counting all over at each entry.
         self.trim_above = bytes + limit / 8;
         if upto > base {

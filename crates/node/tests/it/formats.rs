@@ -397,8 +397,9 @@ fn messages() -> Vec<(PeerMessage, String)> {
             group: GroupId(8),
             replica: ReplicaId(300),
             index: Index(7),
+            hash: 0x0102_0304_0506_0708,
         },
-        "06 08 ac02 07".to_owned(),
+        "06 08 ac02 07 0807060504030201".to_owned(),
     ));
     messages
 }

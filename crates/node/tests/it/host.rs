@@ -232,6 +232,7 @@ impl Bench {
                     let _ = writeln!(self.trace, "node {id} ends: {reason:?}");
                     host.node = None;
                 }
+                Effect::Continue => self.turn(id),
                 Effect::Pause(_) | Effect::Resume(_) => {}
             }
         }
@@ -415,6 +416,13 @@ impl Runner for Bench {
             "send" => {
                 let id = node_id(command.arg(1)?)?;
                 self.send(command.arg(0)?, id, &command.args[2..]);
+            }
+            // NAME NODE BYTES: SET k to a value of this length.
+            "big" => {
+                let id = node_id(command.arg(1)?)?;
+                let value = "x".repeat(command.number(2)? as usize);
+                self.send(command.arg(0)?, id, &[format!("SET k {value}")]);
+                self.settle();
             }
             "settle" => self.settle(),
             "deliver" => {

@@ -305,6 +305,11 @@ impl Cluster {
                     };
                     self.with(at, |machine| machine.disk.remove(&name));
                 }
+                Effect::Continue => {
+                    let cluster = self.clone();
+                    let again = move || cluster.turn(at, life);
+                    self.inner.world.after(Duration::ZERO, again);
+                }
                 Effect::Note(note) => self.trace(|| format!("machine {at}: {}", note.text)),
                 Effect::Stop(reason) => {
                     self.trace(|| format!("machine {at} stops: {reason:?}"));
