@@ -74,6 +74,15 @@ pub struct SnapshotRef {
     pub term: Term,
 }
 
+impl SnapshotRef {
+    /// Whether this is a newer file than `older`, which can go then: it covers at least as much. (Files
+    /// are dropped by number, so a lower number never takes the place of a higher one.)
+    #[must_use]
+    pub fn replaces(&self, older: &Self) -> bool {
+        self.number > older.number && self.index >= older.index
+    }
+}
+
 /// What a group's records so far amount to, but for the entries: those above the snapshot, up to the
 /// last one, are live.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -302,7 +302,7 @@ impl Mirror {
                 snapshot,
                 membership,
             } => {
-                if snapshot.index <= mirror.snapshot.index {
+                if !snapshot.replaces(&mirror.snapshot) {
                     return Err("a snapshot older than the last");
                 }
                 mirror.set_snapshot(*snapshot, membership);

@@ -115,9 +115,13 @@ impl Log {
         self.commits.insert(group, index);
     }
 
-    /// A snapshot of the group's own state is durable and was read back. Returns whether the log will
-    /// refer to it: not if it is older than what the log refers to already (another one was installed
-    /// meanwhile) or if the group is gone; the file is then of no use.
+    /// A snapshot file of the group is durable and was read back. Returns whether the log will refer to
+    /// it: not if it covers less than what the log refers to already (another one was installed
+    /// meanwhile), if its number is not above that one's, or if the group is gone; the file is then of
+    /// no use.
+    ///
+    /// One that covers the same is taken. The older file may have gone bad, and this is what came in
+    /// its place: were it refused, each restart would find the bad one again.
     pub fn snapshot_stored(
         &mut self,
         group: GroupId,
@@ -127,7 +131,7 @@ impl Log {
         let newer = self
             .recorded
             .get(&group)
-            .is_some_and(|recorded| recorded.snapshot.index < snapshot.index);
+            .is_some_and(|recorded| snapshot.replaces(&recorded.snapshot));
         if newer {
             let record = Record::Snapshot {
                 snapshot,

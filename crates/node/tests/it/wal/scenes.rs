@@ -357,6 +357,44 @@ fn a_snapshot_that_an_install_overtook_is_not_taken() {
     assert_eq!(desk.group(IDLE).snapshot.number, 78);
 }
 
+/// The file went bad and a new one of the very same state came in its place, with nothing written
+/// meanwhile.
+#[test]
+fn a_newer_file_of_the_same_state_is_taken() {
+    let mut desk = Desk::new();
+    desk.append(IDLE, 1, 1..=9);
+    desk.snapshot(IDLE, 5, 6);
+    let before = desk.group(IDLE);
+    desk.done.clear();
+    desk.snapshot(IDLE, 7, 6);
+    let referred = Durable::Snapshot {
+        group: IDLE,
+        number: 7,
+    };
+    assert_eq!(desk.done, [referred], "the older file can go");
+    let mut expected = before;
+    expected.snapshot.number = 7;
+    assert_eq!(desk.group(IDLE), expected);
+    assert_eq!(indexes(&expected), [7, 8, 9]);
+    for (number, index) in [(6, 6), (7, 6), (6, 8), (8, 5)] {
+        let snapshot = SnapshotRef {
+            number,
+            index: Index(index),
+            term: Term(1),
+        };
+        let taken = desk.log.snapshot_stored(IDLE, snapshot, membership());
+        assert!(!taken, "file {number} covers up to {index}");
+    }
+
+    // Again in a new life, where the head of the segment is what knows the number.
+    desk.restart();
+    desk.turn();
+    desk.snapshot(IDLE, 8, 6);
+    desk.fill_segments(1);
+    expected.snapshot.number = 8;
+    assert_eq!(desk.group(IDLE), expected);
+}
+
 #[test]
 fn what_is_durable_is_reported_once_and_in_order() {
     let mut desk = Desk::new();

@@ -243,13 +243,15 @@ impl World {
     fn snapshot_of(&mut self, id: GroupId) {
         let group = self.model.now()[&id].clone();
         let committed = self.committed[&id];
-        if committed <= group.snapshot.index {
+        let mut low = group.snapshot.index + 1;
+        if group.snapshot.number > 0 && self.prng.chance(1, 4) {
+            // The file went bad: another one of the same state.
+            low = group.snapshot.index;
+        }
+        if committed < low {
             return;
         }
-        let index = Index(
-            self.prng
-                .range(group.snapshot.index.get() + 1, committed.get()),
-        );
+        let index = Index(self.prng.range(low.get(), committed.get()));
         let snapshot = SnapshotRef {
             number: self.next_number,
             index,
