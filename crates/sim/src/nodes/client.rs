@@ -183,7 +183,7 @@ impl Client {
     }
 
     /// Drops the connection.
-    pub fn disconnect(&mut self) {
+    fn disconnect(&mut self) {
         if let Some(Connection {
             machine,
             life,
@@ -196,7 +196,7 @@ impl Client {
     }
 
     /// Asks some other machine from now on.
-    fn turn_elsewhere(&mut self) {
+    pub fn turn_elsewhere(&mut self) {
         self.disconnect();
         self.target = self.cluster.below(self.cluster.size() as u64) as usize;
     }

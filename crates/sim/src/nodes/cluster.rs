@@ -138,6 +138,21 @@ impl Cluster {
         act(&mut self.inner.machines[machine].borrow_mut())
     }
 
+    /// A machine whose node leads, if any does.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |machine: &usize| {
+            self.with(*machine, |machine| {
+                let status = machine
+                    .process
+                    .as_ref()
+                    .map(|process| process.node.status());
+                status.is_some_and(|status| status.groups.iter().any(|group| group.leading))
+            })
+        };
+        (0..self.size()).find(leads)
+    }
+
     /// Whether a process runs there.
     #[must_use]
     pub fn is_up(&self, machine: usize) -> bool {
@@ -258,7 +273,7 @@ impl Cluster {
         self.inner.turns.set(turns);
         if turns.is_multiple_of(32) {
             self.with(at, |machine| {
-                machine.process.as_ref().expect("it runs").node.check()
+                machine.process.as_ref().expect("it runs").node.check();
             });
         }
         self.inner.watch.borrow_mut().observe(at, life, &status);

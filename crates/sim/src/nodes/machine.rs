@@ -66,6 +66,9 @@ pub struct Process {
     next_conn: u32,
 }
 
+/// Something that waits for a machine's next sync.
+pub type Ambush = Box<dyn FnOnce(&super::cluster::Cluster)>;
+
 /// A machine.
 pub struct Machine {
     /// Its disk.
@@ -80,6 +83,8 @@ pub struct Machine {
     pub clock_error_ms: i64,
     /// Whether a bit of its disk was flipped, so that it may say that it lost promises.
     pub tampered: bool,
+    /// What happens to the machine around its next sync.
+    pub ambush: Option<Ambush>,
     /// Whether the directory knows that its log has begun.
     log_begun: bool,
     config: Config,
@@ -109,6 +114,7 @@ impl Machine {
             paused: false,
             clock_error_ms: 0,
             tampered: false,
+            ambush: None,
             log_begun: false,
             config,
             prng,

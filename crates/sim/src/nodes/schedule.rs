@@ -95,7 +95,7 @@ pub fn calm(cluster: &Cluster) {
     for machine in 0..cluster.size() {
         cluster.set_paused(machine, false);
         cluster.with(machine, |machine| {
-            *machine.disk.conduct_mut() = Conduct::default()
+            *machine.disk.conduct_mut() = Conduct::default();
         });
         if !cluster.is_up(machine) {
             cluster.start(machine);
@@ -104,17 +104,14 @@ pub fn calm(cluster: &Cluster) {
 }
 
 fn strike(cluster: &Cluster, fault: Fault) {
-    let victim = cluster.below(cluster.size() as u64) as usize;
+    // Whoever leads has the most to lose.
+    let anyone = cluster.below(cluster.size() as u64) as usize;
+    let leader = cluster.leader().filter(|_| cluster.chance(1, 2));
+    let victim = leader.unwrap_or(anyone);
     cluster.trace(|| format!("fault: {fault:?} at machine {victim}"));
     match fault {
-        Fault::Kill => {
-            cluster.kill(victim);
-            start_later(cluster, victim);
-        }
-        Fault::PowerCut => {
-            cluster.power_cut(victim);
-            start_later(cluster, victim);
-        }
+        Fault::Kill => end(cluster, victim, Cluster::kill),
+        Fault::PowerCut => end(cluster, victim, Cluster::power_cut),
         Fault::PowerCutOfAll => {
             for machine in 0..cluster.size() {
                 cluster.power_cut(machine);
@@ -126,7 +123,7 @@ fn strike(cluster: &Cluster, fault: Fault) {
             cluster.count(|coverage| coverage.pauses += 1);
             cluster.set_paused(victim, true);
             later(cluster, 100, 4000, move |cluster| {
-                cluster.set_paused(victim, false)
+                cluster.set_paused(victim, false);
             });
         }
         Fault::SlowDisk => conduct_for_a_while(cluster, victim, |conduct| {
@@ -135,11 +132,11 @@ fn strike(cluster: &Cluster, fault: Fault) {
         }),
         Fault::FailedSync => {
             cluster.with(victim, |machine| {
-                machine.disk.conduct_mut().fail_next_sync = true
+                machine.disk.conduct_mut().fail_next_sync = true;
             });
             later(cluster, 500, 2000, move |cluster| {
                 cluster.with(victim, |machine| {
-                    machine.disk.conduct_mut().fail_next_sync = false
+                    machine.disk.conduct_mut().fail_next_sync = false;
                 });
                 start_if_down(cluster, victim);
             });
@@ -161,6 +158,19 @@ fn strike(cluster: &Cluster, fault: Fault) {
     }
 }
 
+/// Ends a process, now or around its next sync, and starts another one later.
+fn end(cluster: &Cluster, victim: usize, how: fn(&Cluster, usize)) {
+    let strike = move |cluster: &Cluster| {
+        how(cluster, victim);
+        start_later(cluster, victim);
+    };
+    if cluster.chance(1, 3) {
+        strike(cluster);
+    } else {
+        cluster.with(victim, |machine| machine.ambush = Some(Box::new(strike)));
+    }
+}
+
 fn later(cluster: &Cluster, min: u64, max: u64, act: impl FnOnce(&Cluster) + 'static) {
     let delay = ms(min + cluster.below(max - min));
     let copy = cluster.clone();
@@ -174,9 +184,9 @@ fn start_if_down(cluster: &Cluster, machine: usize) {
 }
 
 fn start_later(cluster: &Cluster, machine: usize) {
-    let longest = if cluster.chance(1, 4) { 6000 } else { 600 };
-    later(cluster, 20, longest, move |cluster| {
-        start_if_down(cluster, machine)
+    let longest = [10, 200, 600, 6000][cluster.below(4) as usize];
+    later(cluster, 1, longest, move |cluster| {
+        start_if_down(cluster, machine);
     });
 }
 
@@ -212,7 +222,7 @@ fn conduct_for_a_while(
     cluster.with(victim, |machine| change(machine.disk.conduct_mut()));
     later(cluster, 1000, 5000, move |cluster| {
         cluster.with(victim, |machine| {
-            *machine.disk.conduct_mut() = Conduct::default()
+            *machine.disk.conduct_mut() = Conduct::default();
         });
     });
 }
@@ -222,11 +232,12 @@ fn flip_bit(cluster: &Cluster, victim: usize) {
     let tampered: Vec<usize> = (0..cluster.size())
         .filter(|machine| cluster.with(*machine, |machine| machine.tampered))
         .collect();
-    if cluster.size() < 3 || tampered.iter().any(|machine| *machine != victim) {
+    if tampered.iter().any(|machine| *machine != victim) {
         return;
     }
     cluster.kill(victim);
-    let of_log = cluster.chance(1, 2);
+    let of_log = cluster.chance(2, 3);
+    let at_end = cluster.chance(1, 2);
     let flipped = cluster.with(victim, |machine| {
         let flipped = machine.disk.flip_bit(|name, bytes| {
             let wanted = match name {
@@ -234,8 +245,13 @@ fn flip_bit(cluster: &Cluster, victim: usize) {
                 FileName::Snapshot { .. } => !of_log,
                 _ => false,
             };
-            let end = bytes.iter().rposition(|byte| *byte != 0)?;
-            wanted.then_some(0..end + 1)
+            let end = bytes.iter().rposition(|byte| *byte != 0)? + 1;
+            // The last batch is where damage and tearing are hard to tell apart.
+            wanted.then_some(if at_end {
+                end.saturating_sub(600)..end
+            } else {
+                0..end
+            })
         });
         machine.tampered |= flipped.is_some();
         flipped

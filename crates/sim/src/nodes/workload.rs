@@ -79,8 +79,8 @@ impl Workload {
                     self.operate(&mut client, number, key, input, session).await;
                 }
             }
-            if self.cluster.chance(1, 100) {
-                client.disconnect();
+            if self.cluster.chance(1, 20) {
+                client.turn_elsewhere();
             }
             let think = Duration::from_micros(self.cluster.below(self.think_max_ms * 1000 + 1));
             self.cluster.world().sleep(think).await;
@@ -193,7 +193,7 @@ impl Workload {
         if session.is_none() {
             match client.ask(&[b"KVORUM.SESSION"]).await {
                 Answer::Done(Reply::Bulk(Some(token))) => {
-                    *session = Some(Session { token, next: 1 })
+                    *session = Some(Session { token, next: 1 });
                 }
                 Answer::Done(other) => panic!("a session: {other:?}"),
                 // The write itself was not sent.
