@@ -163,6 +163,7 @@ pub struct Host {
     commands: Commands,
     /// A snapshot is made whenever so many commands were applied; never if 0.
     snapshot_interval: u64,
+    snapshots_due: VecDeque<(Index, Term, Commands)>,
     waiting: VecDeque<Waiting>,
     views: Vec<View>,
     staged: Option<Staged>,
@@ -209,6 +210,7 @@ impl Host {
             unsynced: VecDeque::new(),
             synced_upto: 0,
             snapshot_interval,
+            snapshots_due: VecDeque::new(),
             waiting: VecDeque::new(),
             views: Vec::new(),
             staged: None,
@@ -337,6 +339,7 @@ impl Host {
             }
             self.effects = effects;
             self.apply();
+            self.take_due_snapshot();
             if done {
                 break;
             }
@@ -408,7 +411,6 @@ impl Host {
         if from > upto {
             return;
         }
-        let mut snapshot_at = None;
         for entry in self.raft.entries(from..=upto) {
             if let Payload::Command = entry.payload {
                 self.commands.push(entry.data.clone());
@@ -417,12 +419,26 @@ impl Host {
                 self.outgoing.push(Outgoing::Applied(applied));
                 if self.snapshot_interval > 0 && (number + 1).is_multiple_of(self.snapshot_interval)
                 {
-                    snapshot_at = Some((entry.index, entry.term, self.commands.clone()));
+                    let due = (entry.index, entry.term, self.commands.clone());
+                    self.snapshots_due.push_back(due);
                 }
             }
         }
         self.raft.applied_to(upto);
-        if let Some((index, term, commands)) = snapshot_at {
+    }
+
+    /// Takes the newest snapshot that is due. A majority may have committed what the own disk does not
+    /// hold yet; a snapshot of that would be ahead of the own log.
+    fn take_due_snapshot(&mut self) {
+        let durable = self.raft.persisted_index();
+        let mut due = None;
+        while let Some(next) = self
+            .snapshots_due
+            .pop_front_if(|(index, ..)| *index <= durable)
+        {
+            due = Some(next);
+        }
+        if let Some((index, term, commands)) = due {
             self.compact(index, term, commands);
         }
     }
@@ -523,6 +539,7 @@ impl Host {
         }
         self.persisted.received = Some(commands.clone());
         if self.raft.install(id, membership) {
+            self.snapshots_due.clear();
             self.commands.clone_from(&commands);
             self.outgoing
                 .push(Outgoing::Applied(Applied::Snapshot(commands)));

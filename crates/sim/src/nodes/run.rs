@@ -88,10 +88,20 @@ async fn whole_run(cluster: &Cluster) {
     }
 }
 
-/// A single node whose disk was tampered with may say that it lost promises, and stays down for good:
-/// there is nobody to replace it. It must not have said anything else.
+/// A single node whose disk was tampered with may say that it lost promises, or its state, and stays
+/// down for good: there is nobody to replace it or to ask. It must not have said anything else.
 fn is_out_of_service(cluster: &Cluster) -> bool {
-    cluster.size() == 1 && cluster.with(0, |machine| machine.is_lost())
+    let waits = |machine: &mut super::machine::Machine| {
+        let status = machine
+            .process
+            .as_ref()
+            .map(|process| process.node.status());
+        status.is_some_and(|status| status.groups.iter().any(|group| group.role == "waiting"))
+    };
+    cluster.size() == 1
+        && cluster.with(0, |machine| {
+            machine.tampered && (machine.is_lost() || waits(machine))
+        })
 }
 
 /// Liveness: somebody takes a write.

@@ -103,10 +103,15 @@ impl Workload {
     fn fresh_value(&self) -> Value {
         let number = self.next_value.get();
         self.next_value.set(number + 1);
-        // Now and then one with whole sectors of zeros, as real values have them.
+        // Some fill several sectors of the log, a few with zeros, as real values have them.
         let mut value = format!("<{number}>").into_bytes();
-        if self.cluster.chance(1, 40) {
-            value.resize(value.len() + 600 + self.cluster.below(1500) as usize, 0);
+        if self.cluster.chance(1, 2) {
+            let fill = if self.cluster.chance(1, 3) {
+                0
+            } else {
+                b'a' + (number % 26) as u8
+            };
+            value.resize(value.len() + self.cluster.below(2500) as usize, fill);
         }
         value.into()
     }
