@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kvorum_base::{GroupId, Index, NodeId, ReplicaId, UnixMillis};
-use kvorum_raft::{Body, Message};
+use kvorum_raft::{Body, Entry, Message};
 
 use crate::config::Config;
 use crate::effect::{Effect, Level, Link};
@@ -218,6 +218,14 @@ fn payload_bytes(message: &PeerMessage) -> usize {
     }
 }
 
+fn message_entries(message: &Message) -> impl Iterator<Item = &Entry> {
+    let entries = match &message.body {
+        Body::Append { entries, .. } => entries.as_slice(),
+        _ => &[],
+    };
+    entries.iter()
+}
+
 fn link_of(body: &Body) -> Link {
     match body {
         Body::PreVote { .. }
@@ -353,9 +361,13 @@ impl Node {
         {
             return;
         }
-        if matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty())
-            && !self.shared.log.writable()
-        {
+        let entry_bytes_max = self.shared.config.log.entry_bytes_max as usize;
+        if message_entries(&message).any(|entry| entry.data.len() > entry_bytes_max) {
+            // A node with another layout made it; this one's log has no place for it.
+            self.shared.counters.frames_malformed += 1;
+            return;
+        }
+        if message_entries(&message).next().is_some() && !self.shared.log.writable() {
             // No room for entries: as if the message had been lost. What is left of the log is for
             // elections.
             return;

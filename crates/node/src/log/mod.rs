@@ -93,7 +93,10 @@ pub struct LogOptions {
     pub sector_bytes: u32,
     /// The most bytes of records in one batch, checkpoints not counted; also of one record.
     pub batch_bytes_max: u32,
-    /// The largest encoded entry that will be recorded.
+    /// The largest encoded entry that will be recorded. [`Log::record`] only asserts it, since an entry
+    /// that consensus has taken can be refused no more. So it is checked where entries come in: a
+    /// client's command at the door, before it is proposed; a peer's entries when its message is read.
+    /// What a node proposes by itself is far smaller.
     pub entry_bytes_max: u32,
     /// Room in each segment for its head: about 80 bytes and 17 per member, for each group.
     pub checkpoint_bytes_max: u32,

@@ -62,12 +62,12 @@ pub enum Durable {
         /// The number of the file.
         number: u64,
     },
-    /// The group's creation.
+    /// The group's creation. Whoever asked for a replica here can be told that there is one.
     Created {
         /// The group.
         group: GroupId,
     },
-    /// The group's removal: its snapshot files are not needed.
+    /// The group's removal: its snapshot files are not needed, not before.
     Removed {
         /// The group.
         group: GroupId,

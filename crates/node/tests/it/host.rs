@@ -6,13 +6,18 @@ use std::path::Path;
 
 use bytes::Bytes;
 use kvorum_base::script::{Command, Runner, run_folder};
-use kvorum_base::{ClusterId, ConnId, GroupId, NodeId, Planted, ReplicaId, UnixMillis};
+use kvorum_base::{
+    ClusterId, ConnId, GroupId, Index, NodeId, Planted, ReplicaId, Term, UnixMillis,
+};
 use kvorum_node::format::chunk::{ChunkReader, Loaded};
+use kvorum_node::format::entry::{self, EntryBuilder};
+use kvorum_node::format::peer::{self, PeerHeader, PeerMessage};
 use kvorum_node::log::{LogOptions, Recovery};
 use kvorum_node::start::Snapshots;
 use kvorum_node::{
     BatchSeq, Config, Control, Effect, Event, GroupSpec, Link, Member, Node, SegmentId,
 };
+use kvorum_raft::{Body, Message};
 
 const GROUP: GroupId = GroupId(1);
 const SEGMENT_BYTES: u32 = 64 << 10;
@@ -504,4 +509,48 @@ fn scripts() {
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts"),
         |_| Bench::new(),
     );
+}
+
+/// A node of the same cluster whose log has room for more.
+#[test]
+fn an_entry_that_the_log_has_no_place_for_is_ignored() {
+    let mut bench = Bench::new();
+    bench.make(3);
+    let most = LogOptions::small(SEGMENT_BYTES).entry_bytes_max as usize;
+    for (len, taken) in [(most + 1, 0), (most, 1)] {
+        let mut builder = EntryBuilder::new();
+        let empty = builder.bytes();
+        let value = vec![7; len - empty - 3];
+        let _: Result<(), ()> = builder.push_command(|out| {
+            out.extend_from_slice(&value);
+            Ok(())
+        });
+        let data = builder.seal(Term(1), Index(1), UnixMillis(1));
+        assert_eq!(data.len(), len);
+        let body = Body::Append {
+            prev_index: Index::ZERO,
+            prev_term: Term::ZERO,
+            entries: vec![entry::decode(data).expect("an entry")],
+            commit: Index::ZERO,
+        };
+        let message = PeerMessage::Raft {
+            group: GROUP,
+            from: ReplicaId(2),
+            to: ReplicaId(1),
+            message: Message {
+                term: Term(1),
+                body,
+            },
+        };
+        let frame = peer::encode(&PeerHeader::default(), &[message]).concat();
+        let event = Event::Peer {
+            from: NodeId(2),
+            frame: Bytes::from(frame).slice(peer::PREFIX_BYTES..),
+        };
+        bench.event(NodeId(1), event);
+        bench.turn(NodeId(1));
+        let node = bench.hosts[&NodeId(1)].node.as_ref().expect("it runs");
+        assert_eq!(node.status().groups[0].last, taken, "{len} bytes");
+        node.check();
+    }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kvorum_base::{GroupId, Index, NodeId, ReplicaId, Term};
 use kvorum_node::format::wal::SnapshotRef;
 use kvorum_node::log::{Damage, Durable, Log, LogOptions, Recovered, RecoveredGroup, Room, dump};
-use kvorum_node::{Effect, SegmentId};
+use kvorum_node::{BatchSeq, Effect, SegmentId};
 use kvorum_raft::{Entry, HardState, Membership, Persist};
 
 use super::disk::SECTOR;
@@ -552,13 +552,22 @@ fn an_empty_log_of_a_started_node_is_damage() {
 /// Were a new log begun over a damaged one, the next start would believe it.
 #[test]
 fn a_closed_log_writes_nothing() {
-    let mut desk = Desk::new();
-    desk.log = Log::closed(desk.options.clone());
-    desk.log.segment_ready(SegmentId(1));
-    let mut effects = Vec::new();
-    desk.log.seal(&mut effects);
+    let mut log = Log::closed(LogOptions::small(8 << 10));
+    log.create_group(IDLE, ReplicaId(1), membership());
+    log.record(IDLE, 1, Persist::Append(entries(1, 1..=3, 10)), 0);
+    let (mut effects, mut done) = (Vec::new(), Vec::new());
+    for segment in 0..3 {
+        log.seal(&mut effects);
+        log.segment_ready(SegmentId(segment));
+        log.segment_refused(SegmentId(segment));
+        log.ask_again();
+        log.synced(BatchSeq(0), &mut done, &mut effects);
+    }
+    log.seal(&mut effects);
     assert!(effects.is_empty(), "{effects:?}");
-    assert!(!desk.log.is_started());
+    assert!(done.is_empty() && !log.is_started());
+    assert_eq!(log.room(), Room::None);
+    assert!(log.blockers().is_empty());
 }
 
 #[test]
