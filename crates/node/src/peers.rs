@@ -201,21 +201,10 @@ fn frame_count(messages: &[PeerMessage]) -> usize {
     let mut bytes = 0;
     let fits = messages.iter().take_while(|message| {
         let before = bytes;
-        bytes += payload_bytes(message);
+        bytes += peer::bytes(message);
         before < FRAME_BYTES_TARGET
     });
     fits.count()
-}
-
-fn payload_bytes(message: &PeerMessage) -> usize {
-    match message {
-        PeerMessage::Raft { message, .. } => match &message.body {
-            Body::Append { entries, .. } => entries.iter().map(|entry| entry.data.len()).sum(),
-            Body::Chunk(chunk) => chunk.data.len(),
-            _ => 0,
-        },
-        _ => 0,
-    }
 }
 
 fn message_entries(message: &Message) -> impl Iterator<Item = &Entry> {

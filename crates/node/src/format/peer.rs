@@ -52,7 +52,7 @@ use kvorum_base::{GroupId, Index, Malformed, Reader, ReplicaId, Term, UnixMillis
 use kvorum_raft::{AppendOutcome, Body, Chunk, Entry, Message, SnapshotId};
 
 use super::entry;
-use super::membership::{put_membership, read_membership};
+use super::membership::{membership_len, put_membership, read_membership};
 
 const VERSION: u8 = 1;
 const OLDEST: u8 = 1;
@@ -72,7 +72,7 @@ pub struct PeerHeader {
     pub wall: UnixMillis,
     /// How many logical bytes the sender has room for; 0 for no limit.
     pub memory_limit: u64,
-    /// Which life of the sender this is.
+    /// Which life of the sender this is: tells a restart from a link that was cut.
     pub incarnation: u64,
 }
 
@@ -92,7 +92,8 @@ pub enum PeerMessage {
     },
     /// The sender lost what it had promised: it answers nothing any more and has to be replaced.
     Lost,
-    /// A message came for a replica that the sender does not have (any more, or yet).
+    /// A message came for a replica that the sender does not have (any more, or yet). For replicas that
+    /// are removed: one that is not told so would stand for election for ever.
     Gone {
         /// The group.
         group: GroupId,
@@ -128,6 +129,27 @@ pub enum PeerMessage {
         /// The hash that it had reported.
         hash: u64,
     },
+}
+
+/// How many bytes the message takes in a frame, at most; few more than it does. For cutting frames, so
+/// it is cheap.
+#[must_use]
+pub fn bytes(message: &PeerMessage) -> usize {
+    /// Two kinds, the numbers of a replica's message, and of the longest body.
+    const NUMBERS_BYTES: usize = 1 + 4 * VARINT_BYTES_MAX + 1 + 6 * VARINT_BYTES_MAX;
+    const VARINT_BYTES_MAX: usize = 10;
+    let PeerMessage::Raft { message, .. } = message else {
+        return NUMBERS_BYTES;
+    };
+    let more = match &message.body {
+        Body::Append { entries, .. } => {
+            let of_entry = |entry: &Entry| VARINT_BYTES_MAX + entry.data.len();
+            entries.iter().map(of_entry).sum()
+        }
+        Body::Chunk(chunk) => membership_len(&chunk.membership) + chunk.data.len(),
+        _ => 0,
+    };
+    NUMBERS_BYTES + more
 }
 
 /// Makes a frame, as consecutive pieces, length prefix included. The bytes of entries and snapshot

@@ -479,6 +479,45 @@ fn entries_out_of_order_are_refused() {
 }
 
 #[test]
+fn the_size_of_a_message_is_told_before_it_is_in_a_frame() {
+    let empty = peer::encode(&HEADER, &[]).concat().len();
+    for (message, _) in messages() {
+        let taken = peer::encode(&HEADER, std::slice::from_ref(&message)).concat();
+        let taken = taken.len() - empty;
+        let told = peer::bytes(&message);
+        assert!(
+            (taken..taken + 128).contains(&told),
+            "{taken} bytes, {told} told: {message:?}"
+        );
+    }
+    // Numbers at their largest.
+    let most = SnapshotId {
+        index: Index(u64::MAX),
+        term: Term(u64::MAX),
+        sender: ReplicaId(u64::MAX),
+        number: u64::MAX,
+    };
+    let chunk = Chunk {
+        snapshot: most,
+        membership: membership(),
+        seq: u64::MAX,
+        last: true,
+        data: Bytes::from(vec![0; 1 << 20]),
+    };
+    let message = PeerMessage::Raft {
+        group: GroupId(u64::MAX),
+        from: ReplicaId(u64::MAX),
+        to: ReplicaId(u64::MAX),
+        message: Message {
+            term: Term(u64::MAX),
+            body: Body::Chunk(chunk),
+        },
+    };
+    let told = peer::bytes(&message);
+    assert!(peer::encode(&HEADER, &[message]).concat().len() - empty <= told);
+}
+
+#[test]
 fn the_length_of_a_frame() {
     let frame = peer::encode(&HEADER, &[PeerMessage::Lost]).concat();
     assert_eq!(peer::frame_len(&frame[..3], 1 << 20), Ok(None));
