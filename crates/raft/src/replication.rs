@@ -52,8 +52,8 @@ impl Raft {
         }
     }
 
-    /// Sends a heartbeat to a follower at once if it may not know yet what is committed there.
-    pub fn nudge(&mut self, to: ReplicaId) {
+    /// Sends a heartbeat to a follower that may not know yet what is committed there.
+    fn nudge(&mut self, to: ReplicaId) {
         let commit = self.log.commit();
         if let Role::Leader(leader) = &self.role
             && let Some(peer) = leader.peers.get(&to)
