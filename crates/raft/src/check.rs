@@ -72,6 +72,8 @@ pub struct PeerStatus {
     pub flow: FlowName,
     /// Appends to it without an answer.
     pub in_flight: usize,
+    /// Whether a snapshot is on its way to it; entries may go beside it.
+    pub snapshot: bool,
     /// Ticks since it was last heard.
     pub silent_ticks: u64,
 }
@@ -115,7 +117,7 @@ impl Raft {
             let (flow, in_flight) = match &peer.flow {
                 Flow::Probe { sent_at } => (FlowName::Probe, usize::from(sent_at.is_some())),
                 Flow::Replicate(window) => (FlowName::Replicate, window.len()),
-                Flow::Snapshot(_) => (FlowName::Snapshot, 0),
+                Flow::Snapshot => (FlowName::Snapshot, 0),
             };
             PeerStatus {
                 id: *id,
@@ -123,6 +125,7 @@ impl Raft {
                 next: peer.next,
                 flow,
                 in_flight,
+                snapshot: peer.sending.is_some(),
                 silent_ticks: self.now - peer.heard_at,
             }
         });
@@ -217,6 +220,12 @@ impl Raft {
                 self.log.last_index()
             );
             assert!(peer.read <= self.read_number, "follower {id}: {peer:?}");
+            let needs_snapshot = peer.state_lost || matches!(peer.flow, Flow::Snapshot);
+            assert_eq!(
+                peer.sending.is_some(),
+                needs_snapshot,
+                "follower {id}: {peer:?}"
+            );
             if let Flow::Replicate(window) = &peer.flow {
                 window.check(peer.matched, peer.next, &self.config);
             }

@@ -16,7 +16,6 @@ use crate::progress::Progress;
 use crate::quorum::{self, Ballot};
 use crate::raft::{Candidacy, Leader, Raft, Role};
 use crate::read_index::Reads;
-use crate::snapshot::end_transfer;
 use crate::types::Payload;
 
 /// Timers and transitions.
@@ -115,7 +114,7 @@ impl Raft {
         }
         if let Role::Leader(old) = std::mem::replace(&mut self.role, Role::Follower) {
             for (to, peer) in &old.peers {
-                if let Some(snapshot) = end_transfer(&peer.flow) {
+                if let Some(snapshot) = peer.running() {
                     self.out.emit(Effect::SnapshotDone { to: *to, snapshot });
                 }
             }

@@ -61,8 +61,8 @@
 //! - A replica that lost anything it was told is durable must never come back under its id: it has
 //!   forgotten promises. Nothing here can notice that.
 //! - [`Restored`] must be durable before [`Raft::new`]: what was read back from a page cache is not.
-//! - A replica whose state is damaged and whose log is whole votes and acknowledges, and does not
-//!   stand for election ([`Raft::state_lost`]). If its log is the only complete one, an operator has
+//! - A replica whose state is damaged and whose log is whole votes and acknowledges, also while a
+//!   snapshot comes over, and does not stand for election ([`Raft::state_lost`]). If its log is the only complete one, an operator has
 //!   to give it a state first.
 //! - A snapshot's membership is that of its index, not the newest ([`Raft::membership_at`]).
 //! - Messages are taken from replicas of the group, proved to be such by the caller. Nonsense is
@@ -104,7 +104,7 @@ pub use check::{FlowName, PeerStatus, RoleName, Status};
 pub use config::{Config, Restored};
 pub use effect::{Effect, Persist, PersistSeq};
 pub use membership::{MembershipRefused, Target};
-pub use message::{AppendOutcome, Body, Chunk, Message, SnapshotId};
+pub use message::{AppendOutcome, Body, Chunk, Message, NO_PIECE, SnapshotId};
 pub use raft::{NotLeader, ProposeRefused, Raft};
 pub use transfer::TransferRefused;
 pub use types::{Entry, HardState, Membership, Payload};

@@ -13,6 +13,12 @@ use crate::types::{Entry, Membership, Payload};
 /// wrap.
 const LIMIT: u64 = 1 << 62;
 
+/// Wanted next when no piece of a snapshot is wanted any more: the log here holds everything up to the
+/// snapshot's index, durable, and a lost state was replaced or needs a later snapshot. Not said by
+/// [`AppendOutcome::Matched`], which a follower whose log is whole may say of that index at any time.
+/// The largest number that a message carries.
+pub const NO_PIECE: u64 = LIMIT;
+
 /// A message. Sender and receiver travel in the envelope that the caller makes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
@@ -107,7 +113,7 @@ pub enum Body {
         /// The leader's commit index.
         commit: Index,
     },
-    /// The answer to an [`Body::Append`], or to the last [`Body::Chunk`] once installed.
+    /// The answer to an [`Body::Append`].
     AppendReply {
         /// The `prev_index` that this answers, so that a late refusal is told from a fresh one.
         prev_index: Index,
@@ -131,11 +137,12 @@ pub enum Body {
     TimeoutNow,
     /// A piece of a snapshot (Raft paper, section 7).
     Chunk(Chunk),
-    /// The answer to a [`Body::Chunk`] that was not the last.
+    /// The answer to a [`Body::Chunk`]; to the last one when the snapshot is taken.
     ChunkReply {
         /// Which snapshot.
         snapshot: SnapshotId,
-        /// The piece that is wanted next: one more than the last staged, 0 to start anew.
+        /// The piece that is wanted next: one more than the last staged, 0 to start anew, [`NO_PIECE`]
+        /// for no more.
         next: u64,
     },
 }

@@ -8,18 +8,23 @@
 //!      |     a refusal, or a reset link       |
 //!      |                                      | entries are gone
 //!      +-------------- Snapshot <-------------+   (from Probe too)
-//!         installed, caught up, refused
+//!         installed, caught up
 //! ```
 //! A probe looks for the place where the logs agree, one message at a time. Replication runs ahead
 //! of the answers, within a window of so many appends and so many bytes: without the latter, what a
-//! follower is behind would leave all at once, faster than any link takes it. Losses are noticed by heartbeats that are answered while an
-//! append is not: silence alone is no reason to send again, since a dead follower does not need it.
+//! follower is behind would leave all at once, faster than any link takes it. Losses are noticed by
+//! heartbeats that are answered while an append is not: silence alone is no reason to send again,
+//! since a dead follower does not need it.
+//!
+//! A snapshot on its way is a thing of its own beside the flow. To a follower that lost its state and
+//! not its log it runs along with the entries: its acknowledgements may be what a majority needs.
 
 use std::collections::VecDeque;
 
 use kvorum_base::Index;
 
 use crate::config::Config;
+use crate::message::SnapshotId;
 use crate::snapshot::Sending;
 
 /// How entries go to the follower at present.
@@ -33,7 +38,7 @@ pub(crate) enum Flow {
     /// A stream of appends.
     Replicate(Window),
     /// Entries wait until a snapshot has come over.
-    Snapshot(Sending),
+    Snapshot,
 }
 
 /// An append that is not answered yet.
@@ -125,7 +130,8 @@ impl Window {
 /// What the leader knows about one follower.
 ///
 /// Invariants: `matched < next <= last index + 1`; in `Replicate` the newest append in flight ends
-/// at `next - 1`; `read` is at most the newest round.
+/// at `next - 1`; `read` is at most the newest round; a snapshot is on its way exactly while entries wait
+/// for it or the state is lost.
 #[derive(Debug)]
 pub(crate) struct Progress {
     /// Everything up to here is the same as the leader's, and synced.
@@ -140,6 +146,8 @@ pub(crate) struct Progress {
     pub(crate) read: u64,
     /// The commit index that it was last told.
     pub(crate) commit_sent: Index,
+    /// The snapshot on its way to it.
+    pub(crate) sending: Option<Sending>,
     /// It lost its state and needs a snapshot although it has the log.
     pub(crate) state_lost: bool,
     /// What it has to hold before it may become a voter, noted when that was last asked for.
@@ -158,6 +166,7 @@ impl Progress {
             heard_at: now,
             read: 0,
             commit_sent: Index::ZERO,
+            sending: None,
             state_lost: false,
             promotion: None,
             transfer_failed_at: None,
@@ -168,6 +177,26 @@ impl Progress {
     pub(crate) fn probe(&mut self) {
         self.next = self.matched.next();
         self.flow = Flow::Probe { sent_at: None };
+    }
+
+    /// The snapshot whose pieces are moving: the caller keeps a view for it.
+    pub(crate) fn running(&self) -> Option<SnapshotId> {
+        match &self.sending {
+            Some(Sending::Running(running)) => Some(running.id),
+            _ => None,
+        }
+    }
+
+    /// Sends no snapshot any more; entries that waited for one have to find their place. Returns the
+    /// one whose view is not needed any more.
+    pub(crate) fn end_sending(&mut self) -> Option<SnapshotId> {
+        let running = self.running();
+        self.sending = None;
+        self.state_lost = false;
+        if matches!(self.flow, Flow::Snapshot) {
+            self.probe();
+        }
+        running
     }
 
     /// Notes that the follower holds everything up to `index`; whether that is news.

@@ -9,7 +9,6 @@ use crate::effect::{Effect, Persist};
 use crate::membership::{self, MembershipRefused, Target};
 use crate::progress::Progress;
 use crate::raft::{ProposeRefused, Raft, Role};
-use crate::snapshot::end_transfer;
 use crate::types::{Entry, Membership, Payload};
 
 impl Raft {
@@ -133,7 +132,7 @@ impl Raft {
         let gone = |id: &ReplicaId| !membership.nodes.contains_key(id);
         while let Some(id) = leader.peers.keys().copied().find(gone) {
             let peer = leader.peers.remove(&id).expect("just found");
-            if let Some(snapshot) = end_transfer(&peer.flow) {
+            if let Some(snapshot) = peer.running() {
                 self.out.emit(Effect::SnapshotDone { to: id, snapshot });
             }
         }

@@ -6,10 +6,10 @@ use kvorum_base::{Bug, Index, ReplicaId, Term};
 use crate::effect::Effect;
 use crate::membership;
 use crate::message::{AppendOutcome, Body};
-use crate::progress::{Flow, Progress, Window};
+use crate::progress::{Flow, Window};
 use crate::quorum;
 use crate::raft::{Raft, Role};
-use crate::snapshot::{Sending, end_transfer};
+use crate::snapshot::Sending;
 
 impl Raft {
     pub(crate) fn tick_leader(&mut self) {
@@ -120,7 +120,7 @@ impl Raft {
                     .map_or(0, |entry| entry.data.len());
                 window.room(first, &self.config)
             }
-            Flow::Snapshot(_) => None,
+            Flow::Snapshot => None,
         };
         let Some(bytes_max) = room else {
             return false;
@@ -128,8 +128,11 @@ impl Raft {
         if self.log.term_at(peer.next.prev()).is_none() {
             // A view pins memory: none for a follower that may be dead.
             if now - peer.heard_at < u64::from(self.config.election_ticks_max) {
-                peer.flow = Flow::Snapshot(Sending::Wanted);
-                self.out.emit(Effect::SnapshotWanted { to });
+                peer.flow = Flow::Snapshot;
+                if peer.sending.is_none() {
+                    peer.sending = Some(Sending::Wanted);
+                    self.out.emit(Effect::SnapshotWanted { to });
+                }
             }
             return false;
         }
@@ -141,7 +144,7 @@ impl Raft {
                 window.sent(upto, bytes, now);
                 peer.next = upto.next();
             }
-            Flow::Snapshot(_) => {}
+            Flow::Snapshot => {}
         }
         self.send_append(to, prev_index, upto);
         true
@@ -190,7 +193,7 @@ impl Raft {
         }
     }
 
-    fn on_matched(&mut self, from: ReplicaId, prev_index: Index, index: Index) {
+    pub(crate) fn on_matched(&mut self, from: ReplicaId, prev_index: Index, index: Index) {
         let base = self.log.base_index();
         let Role::Leader(leader) = &mut self.role else {
             return;
@@ -205,13 +208,15 @@ impl Raft {
                 peer.next = peer.matched.next();
                 peer.flow = Flow::Replicate(Window::default());
             }
-            Flow::Snapshot(sending) if is_over(sending, peer, prev_index, base) => {
-                if let Some(snapshot) = end_transfer(&peer.flow) {
+            // Entries can follow what it has got from elsewhere.
+            Flow::Snapshot if peer.matched >= base => {
+                if !peer.state_lost
+                    && let Some(snapshot) = peer.end_sending()
+                {
                     self.out.emit(Effect::SnapshotDone { to: from, snapshot });
                 }
                 peer.next = peer.matched.next();
                 peer.flow = Flow::Replicate(Window::default());
-                peer.state_lost = false;
             }
             _ => {}
         }
@@ -238,7 +243,7 @@ impl Raft {
         let fresh = match &peer.flow {
             Flow::Probe { .. } => prev_index == peer.next.prev(),
             Flow::Replicate(_) => prev_index < peer.next,
-            Flow::Snapshot(_) => false,
+            Flow::Snapshot => false,
         };
         if !fresh || prev_index <= peer.matched {
             return;
@@ -266,6 +271,7 @@ impl Raft {
             self.maybe_confirm_reads();
         }
         self.repair(from);
+        self.revive_snapshot(from);
     }
 
     /// A follower is alive: if an append to it is not answered for long, something got lost. The
@@ -281,7 +287,7 @@ impl Raft {
             return;
         };
         let place = peer.next.prev();
-        if !matches!(peer.flow, Flow::Snapshot(_)) && self.log.term_at(place).is_none() {
+        if !matches!(peer.flow, Flow::Snapshot) && self.log.term_at(place).is_none() {
             // The entry that could be asked about is gone.
             peer.probe();
         }
@@ -298,7 +304,7 @@ impl Raft {
                 }
             }
             Flow::Probe { .. } => self.send_appends(to),
-            Flow::Snapshot(_) => self.revive_snapshot(to),
+            Flow::Snapshot => {}
         }
     }
 
@@ -306,7 +312,7 @@ impl Raft {
     pub(crate) fn restart_sending(&mut self, to: ReplicaId) {
         if let Role::Leader(leader) = &mut self.role
             && let Some(peer) = leader.peers.get_mut(&to)
-            && !matches!(peer.flow, Flow::Snapshot(_))
+            && !matches!(peer.flow, Flow::Snapshot)
         {
             peer.probe();
         }
@@ -369,18 +375,6 @@ impl Raft {
         }
         self.become_follower(self.hard_state.term, None);
     }
-}
-
-/// Whether a transfer has nothing left to do: the snapshot is installed, or entries can follow what
-/// the follower has got from elsewhere.
-fn is_over(sending: &Sending, peer: &Progress, prev_index: Index, base: Index) -> bool {
-    let installed = match sending {
-        Sending::Running(running) => {
-            prev_index == running.id.index && peer.matched >= running.id.index
-        }
-        Sending::Wanted | Sending::Refused { .. } => false,
-    };
-    installed || (peer.matched >= base && !peer.state_lost)
 }
 
 /// The last entry from `first` on that still fits, and what these weigh; `first` itself in any case.

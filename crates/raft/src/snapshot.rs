@@ -11,6 +11,10 @@
 //! 2. C leads and sends its snapshot at 520; B says "I have 9 already".
 //! 3. B ends with a mixture of two states, in which every piece is valid by itself.
 //!
+//! The end of a transfer is told by a word of its own ([`NO_PIECE`]) and not by an acknowledgement of the
+//! index: a follower that lost its state and kept its log acknowledges entries all the while, also
+//! those around the snapshot's end.
+//!
 //! What the pieces hold is the caller's business, and so is checking the whole.
 
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use kvorum_base::{Bug, Index, ReplicaId};
 
 use crate::effect::{Effect, Persist};
 use crate::membership::{self, History};
-use crate::message::{AppendOutcome, Body, Chunk, Message, SnapshotId};
+use crate::message::{Body, Chunk, Message, NO_PIECE, SnapshotId};
 use crate::progress::{Flow, Progress};
 use crate::raft::{Raft, Role};
 use crate::types::Membership;
@@ -117,7 +121,7 @@ impl Raft {
         }
         let base = self.log.base_index();
         let now = self.now;
-        if let Some(Flow::Snapshot(sending @ Sending::Wanted)) = self.flow_mut(to)
+        if let Some(sending @ Sending::Wanted) = self.sending_mut(to)
             && snapshot.index >= base
         {
             *sending = Sending::Running(Running {
@@ -136,7 +140,7 @@ impl Raft {
         }
         self.out.emit(Effect::SnapshotDone { to, snapshot });
         // Entries behind the view went away while it was made: another one is needed.
-        if let Some(Flow::Snapshot(Sending::Wanted)) = self.flow_mut(to) {
+        if let Some(Sending::Wanted) = self.sending_mut(to) {
             self.out.emit(Effect::SnapshotWanted { to });
         }
     }
@@ -150,16 +154,12 @@ impl Raft {
         let Some(peer) = leader.peers.get_mut(&to) else {
             return;
         };
-        if let Some(snapshot) = end_transfer(&peer.flow) {
+        if let Some(snapshot) = peer.running() {
             self.out.emit(Effect::SnapshotDone { to, snapshot });
         }
-        if peer.state_lost {
-            // Its log is fine: better to go on with entries than to wait.
-            peer.state_lost = false;
-            peer.probe();
-        } else if let Flow::Snapshot(sending) = &mut peer.flow {
-            *sending = Sending::Refused { at: now };
-        }
+        peer.state_lost = false;
+        let waits = matches!(peer.flow, Flow::Snapshot);
+        peer.sending = waits.then_some(Sending::Refused { at: now });
     }
 
     /// Hands over the piece that [`Effect::ChunkWanted`] asked for. One that is not wanted any more
@@ -174,7 +174,7 @@ impl Raft {
     ) {
         let term = self.hard_state.term;
         let now = self.now;
-        let Some(Flow::Snapshot(Sending::Running(running))) = self.flow_mut(to) else {
+        let Some(Sending::Running(running)) = self.sending_mut(to) else {
             return;
         };
         if running.id != snapshot || !running.asked || running.sent != seq {
@@ -198,8 +198,8 @@ impl Raft {
         self.want_chunk(to);
     }
 
-    /// Sends a snapshot to a follower that has its log but lost its state. Entries to it wait
-    /// meanwhile. To be asked again if the follower still needs one later: the view may turn out too
+    /// Sends a snapshot to a follower that has its log but lost its state, beside the entries. To be
+    /// asked again if the follower still needs one later: the view may turn out too
     /// old for its log, a view may be refused, and a leader's successor does not know.
     pub fn send_snapshot(&mut self, to: ReplicaId) {
         // Before that there may be nothing to make a view of, and no way to get there without it.
@@ -208,32 +208,36 @@ impl Raft {
         }
         if let Role::Leader(leader) = &mut self.role
             && let Some(peer) = leader.peers.get_mut(&to)
-            && !matches!(peer.flow, Flow::Snapshot(_))
         {
-            peer.flow = Flow::Snapshot(Sending::Wanted);
             peer.state_lost = true;
-            self.out.emit(Effect::SnapshotWanted { to });
+            if peer.sending.is_none() {
+                peer.sending = Some(Sending::Wanted);
+                self.out.emit(Effect::SnapshotWanted { to });
+            }
         }
     }
 
-    /// The lowest index of the snapshots in transfer: entries after it should not be compacted away
-    /// meanwhile, or the transfer ends before the first entry that is left, for ever.
+    /// The last entry that no receiver of a snapshot in transfer will need: those after it should not
+    /// be compacted away meanwhile, or the transfer ends before the first entry that is left, for ever.
     #[must_use]
     pub fn snapshot_floor(&self) -> Option<Index> {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
-        let in_transfer = |peer: &Progress| match &peer.flow {
-            Flow::Snapshot(Sending::Running(running)) => Some(running.id.index),
-            _ => None,
+        let in_transfer = |peer: &Progress| {
+            peer.running()
+                .map(|snapshot| snapshot.index.max(peer.matched))
         };
         leader.peers.values().filter_map(in_transfer).min()
     }
 
     pub(crate) fn on_chunk_reply(&mut self, from: ReplicaId, snapshot: SnapshotId, next: u64) {
+        if next == NO_PIECE {
+            return self.on_snapshot_taken(from, snapshot);
+        }
         let patience = u64::from(self.config.election_ticks_min);
         let now = self.now;
-        let Some(Flow::Snapshot(Sending::Running(running))) = self.flow_mut(from) else {
+        let Some(Sending::Running(running)) = self.sending_mut(from) else {
             return;
         };
         if running.id != snapshot {
@@ -256,9 +260,25 @@ impl Raft {
         self.want_chunk(from);
     }
 
+    /// A follower holds what a snapshot stands for, or has no use for it. It may be the snapshot of a
+    /// former leader that it took.
+    fn on_snapshot_taken(&mut self, from: ReplicaId, snapshot: SnapshotId) {
+        if snapshot.index > self.log.last_index() {
+            return;
+        }
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(peer) = leader.peers.get_mut(&from)
+            && peer.running() == Some(snapshot)
+        {
+            peer.end_sending();
+            self.out.emit(Effect::SnapshotDone { to: from, snapshot });
+        }
+        self.on_matched(from, snapshot.index, snapshot.index);
+    }
+
     fn want_chunk(&mut self, to: ReplicaId) {
         let in_flight_max = self.config.chunks_in_flight_max;
-        let Some(Flow::Snapshot(Sending::Running(running))) = self.flow_mut(to) else {
+        let Some(Sending::Running(running)) = self.sending_mut(to) else {
             return;
         };
         let snapshot = running.id;
@@ -272,14 +292,14 @@ impl Raft {
     pub(crate) fn revive_snapshot(&mut self, to: ReplicaId) {
         let patience = u64::from(self.config.election_ticks_min);
         let now = self.now;
-        match self.flow_mut(to) {
-            Some(Flow::Snapshot(Sending::Running(running)))
+        match self.sending_mut(to) {
+            Some(Sending::Running(running))
                 if !running.asked && now - running.sent_at >= patience =>
             {
                 running.repeat(now);
                 self.want_chunk(to);
             }
-            Some(Flow::Snapshot(sending @ Sending::Refused { .. })) => {
+            Some(sending @ Sending::Refused { .. }) => {
                 if let Sending::Refused { at } = sending
                     && now - *at >= patience
                 {
@@ -299,29 +319,19 @@ impl Raft {
             return;
         };
         for (to, peer) in &mut leader.peers {
-            if matches!(peer.flow, Flow::Snapshot(_)) && now - peer.heard_at >= patience {
-                if let Some(snapshot) = end_transfer(&peer.flow) {
-                    self.out.emit(Effect::SnapshotDone { to: *to, snapshot });
-                }
-                peer.probe();
-                peer.state_lost = false;
+            if now - peer.heard_at >= patience
+                && let Some(snapshot) = peer.end_sending()
+            {
+                self.out.emit(Effect::SnapshotDone { to: *to, snapshot });
             }
         }
     }
 
-    fn flow_mut(&mut self, replica: ReplicaId) -> Option<&mut Flow> {
+    fn sending_mut(&mut self, replica: ReplicaId) -> Option<&mut Sending> {
         match &mut self.role {
-            Role::Leader(leader) => leader.peers.get_mut(&replica).map(|peer| &mut peer.flow),
+            Role::Leader(leader) => leader.peers.get_mut(&replica)?.sending.as_mut(),
             _ => None,
         }
-    }
-}
-
-/// The snapshot whose view is not needed when this flow ends.
-pub(crate) fn end_transfer(flow: &Flow) -> Option<SnapshotId> {
-    match flow {
-        Flow::Snapshot(Sending::Running(running)) => Some(running.id),
-        _ => None,
     }
 }
 
@@ -335,12 +345,12 @@ impl Raft {
         if !self.state_lost && self.holds(id) {
             self.incoming = None;
             self.log.commit_to(id.index.max(self.log.commit()));
-            self.acknowledge_snapshot(from, id.index);
+            self.decline_pieces(from, id);
             return;
         }
         if self.state_lost && id.index < self.log.base_index() {
             // Entries between that state and the log are gone here: a later view is needed.
-            self.acknowledge_snapshot(from, id.index);
+            self.decline_pieces(from, id);
             return;
         }
         let foreign = self.config.planted.has(Bug::ForeignChunkResumed);
@@ -406,7 +416,7 @@ impl Raft {
         if let Some(leader) = self.leader
             && leader != self.config.id
         {
-            self.acknowledge_snapshot(leader, index);
+            self.decline_pieces(leader, snapshot);
         }
         self.finish();
         taken
@@ -468,14 +478,11 @@ impl Raft {
         self.state_lost = false;
     }
 
-    /// Tells the leader that everything up to `index` is here, once that is durable.
-    fn acknowledge_snapshot(&mut self, to: ReplicaId, index: Index) {
-        let matched = index.max(self.log.commit());
-        let seq = self.log.durable_with(matched);
-        let body = Body::AppendReply {
-            prev_index: index,
-            outcome: AppendOutcome::Matched(matched),
-        };
+    /// Tells the leader that everything that a snapshot stands for is here, once that is durable.
+    fn decline_pieces(&mut self, to: ReplicaId, snapshot: SnapshotId) {
+        let seq = self.log.durable_with(snapshot.index);
+        let next = NO_PIECE;
+        let body = Body::ChunkReply { snapshot, next };
         let term = self.hard_state.term;
         self.out.send_after(seq, to, Message { term, body });
     }

@@ -82,7 +82,8 @@ impl Raft {
         matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some())
     }
 
-    /// The voter that holds most, of those heard lately. One that should have taken over and did not
+    /// The voter that holds most, of those heard lately. One that needs a snapshot could not stand yet;
+    /// one that should have taken over and did not
     /// comes last for a while, whatever the reason: asking it again and again would be no hand-over.
     pub(crate) fn best_successor(&self) -> Option<ReplicaId> {
         let Role::Leader(leader) = &self.role else {
@@ -100,7 +101,11 @@ impl Raft {
             .filter(|(id, peer)| {
                 self.history.newest().voters.contains(id) && self.now - peer.heard_at < lately
             })
-            .max_by_key(|(id, peer)| (Reverse(failed_at(peer)), peer.matched, Reverse(**id)))
+            .max_by_key(|(id, peer)| {
+                let whole = peer.sending.is_none();
+                let failed_at = Reverse(failed_at(peer));
+                (whole, failed_at, peer.matched, Reverse(**id))
+            })
             .map(|(id, _)| *id)
     }
 

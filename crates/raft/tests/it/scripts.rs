@@ -171,6 +171,9 @@ impl Scripted {
                 "\n  {}: {flow} matched {} next {} in flight {}",
                 peer.id, peer.matched, peer.next, peer.in_flight
             );
+            if peer.snapshot && peer.flow != FlowName::Snapshot {
+                text += ", a snapshot beside";
+            }
         }
         text
     }

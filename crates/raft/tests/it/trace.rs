@@ -2,7 +2,7 @@
 
 use kvorum_base::{Index, ReplicaId, Term};
 use kvorum_raft::{
-    AppendOutcome, Body, Chunk, Effect, Entry, Membership, Message, Payload, Persist,
+    AppendOutcome, Body, Chunk, Effect, Entry, Membership, Message, NO_PIECE, Payload, Persist,
 };
 
 use crate::cluster::{Envelope, Happened};
@@ -82,7 +82,11 @@ fn said(message: &Message) -> String {
         }
         Body::ChunkReply { snapshot, next } => {
             let of = place(snapshot.index, snapshot.term);
-            format!("of {of} by {}: next {next}", snapshot.sender)
+            let next = match *next {
+                NO_PIECE => "no more".to_owned(),
+                next => format!("next {next}"),
+            };
+            format!("of {of} by {}: {next}", snapshot.sender)
         }
     };
     format!("{kind} t{term} {rest}")
