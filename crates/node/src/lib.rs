@@ -19,6 +19,7 @@ pub mod effect;
 pub mod event;
 pub mod format;
 pub mod group;
+pub mod inspect;
 pub mod limits;
 pub mod log;
 mod node;

@@ -243,7 +243,9 @@ impl Node {
             let carried = group
                 .live_entries(blocker.first, blocker.last)
                 .is_some_and(|entries| self.shared.log.carry(blocker.group, entries));
-            if !carried {
+            if carried {
+                self.shared.counters.carries += 1;
+            } else {
                 group.want_snapshot();
             }
         }

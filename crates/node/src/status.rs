@@ -111,6 +111,8 @@ pub struct Counters {
     pub truncations: u64,
     /// Checkpoints at which a replica disagreed.
     pub divergences: u64,
+    /// Live entries of idle groups that were carried to the head of the log.
+    pub carries: u64,
 }
 
 /// A picture of one replica.

@@ -10,15 +10,18 @@
 //! - [`disk`]: a disk that keeps only what was synced, and not always that;
 //! - [`history`]: what clients asked, what they were told, and when;
 //! - [`checkers`]: the properties, one file each;
+//! - [`cluster`]: whole nodes judged entry by entry, and [`planted`]: is the judge any good?
 //! - [`labs`]: the scenarios of the 6.824 course;
 //! - [`nodes`]: whole nodes on simulated machines, in a storm.
 
 pub mod checkers;
+pub mod cluster;
 pub mod disk;
 pub mod history;
 pub mod labs;
 pub mod net;
 pub mod nodes;
+pub mod planted;
 pub mod world;
 
 /// Runs a scenario on many seeds, one after the other, and names the seed of one that fails.

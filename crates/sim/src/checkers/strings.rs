@@ -374,8 +374,8 @@ pub struct KeyInput {
 ///
 /// # Errors
 /// What is wrong with the first key whose history is not linearizable, or not shown to be.
-pub fn check_keys(
-    model: &Strings,
+pub fn check_keys<M: Model<Input = Input, Output = Output>>(
+    model: &M,
     operations: &[Operation<KeyInput, Output>],
     budget: u64,
 ) -> Result<(), String> {

@@ -6,6 +6,7 @@ mod lab_2c;
 mod lab_2d;
 mod linearizable;
 mod net;
+mod simulation;
 mod storm;
 
 /// How many seeds each scenario is run on.

@@ -1,0 +1,314 @@
+//! A client's end: one connection to one node, and the rules by which a client goes on when it is
+//! redirected, refused, or not answered.
+//!
+//! A connection is a stream in both directions: bytes arrive in order, cut wherever chance cuts them.
+//! When it breaks, what was sent and not answered has an unknown outcome, and only what goes through
+//! a session is sent again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use kvorum_base::{ConnId, Prng};
+
+use super::Cluster;
+use super::coverage::Mark;
+use super::host::{Host, Incoming};
+use super::options::PORT_BASE;
+use super::reply::Reply;
+use crate::world::{Promise, Time, World, ms, promise};
+
+/// The longest time that bytes of a client are on their way.
+const TRAVEL_US_MAX: u64 = 600;
+
+struct Waiting {
+    /// Replies still to come.
+    missing: usize,
+    promise: Promise<()>,
+}
+
+/// One connection, as the client holds it.
+pub struct Connection {
+    world: World,
+    host: Weak<Host>,
+    life: u64,
+    id: ConnId,
+    prng: RefCell<Prng>,
+    /// When the last bytes that were sent arrive, each way.
+    to_node: Cell<Time>,
+    to_client: Cell<Time>,
+    bytes: RefCell<Vec<u8>>,
+    replies: RefCell<Vec<Reply>>,
+    waiting: RefCell<Option<Waiting>>,
+    is_broken: Cell<bool>,
+    exchanges: Cell<u64>,
+}
+
+impl Connection {
+    pub(super) fn new(cluster: &Cluster, host: &Rc<Host>, life: u64, id: ConnId) -> Self {
+        Self {
+            world: cluster.world.clone(),
+            host: Rc::downgrade(host),
+            life,
+            id,
+            prng: RefCell::new(cluster.world.fork_prng()),
+            to_node: Cell::new(Time(0)),
+            to_client: Cell::new(Time(0)),
+            bytes: RefCell::default(),
+            replies: RefCell::default(),
+            waiting: RefCell::default(),
+            is_broken: Cell::new(false),
+            exchanges: Cell::new(0),
+        }
+    }
+
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
+    pub(super) fn id(&self) -> ConnId {
+        self.id
+    }
+
+    fn host(&self) -> Option<Rc<Host>> {
+        self.host.upgrade()
+    }
+
+    /// When what is sent now arrives: never before what was sent earlier.
+    fn arrival(&self, last: &Cell<Time>) -> Duration {
+        let travel = self.prng.borrow_mut().range(20, TRAVEL_US_MAX);
+        let due = (self.world.now() + Duration::from_micros(travel)).max(last.get());
+        last.set(due);
+        due - self.world.now()
+    }
+
+    /// Sends bytes, cut at random places.
+    fn send(self: &Rc<Self>, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let mut prng = self.prng.borrow_mut();
+            let len = match prng.below(4) {
+                0 => 1 + prng.index(bytes.len()),
+                _ => bytes.len(),
+            };
+            drop(prng);
+            let (piece, rest) = bytes.split_at(len);
+            bytes = rest;
+            let (connection, piece) = (Rc::clone(self), piece.to_vec());
+            self.world.after(self.arrival(&self.to_node), move || {
+                if let Some(host) = connection.host() {
+                    host.deliver(connection.life, Incoming::Bytes(connection.id, piece));
+                }
+            });
+        }
+    }
+
+    /// The node writes.
+    pub(super) fn answered(self: &Rc<Self>, bytes: Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let connection = Rc::clone(self);
+        self.world.after(self.arrival(&self.to_client), move || {
+            connection.bytes.borrow_mut().extend_from_slice(&bytes);
+            connection.read();
+        });
+    }
+
+    fn read(&self) {
+        let mut bytes = self.bytes.borrow_mut();
+        while let Some((reply, taken)) = Reply::parse(&bytes) {
+            bytes.drain(..taken);
+            self.replies.borrow_mut().push(reply);
+            let mut waiting = self.waiting.borrow_mut();
+            if let Some(open) = waiting.as_mut() {
+                open.missing -= 1;
+                if open.missing == 0 {
+                    waiting.take().expect("just seen").promise.keep(());
+                }
+            }
+        }
+    }
+
+    /// The connection is closed from the node's side: what was written before still arrives.
+    pub(super) fn broken_by_server(self: &Rc<Self>) {
+        let connection = Rc::clone(self);
+        self.world.after(self.arrival(&self.to_client), move || {
+            connection.is_broken.set(true);
+            connection.waiting.borrow_mut().take();
+        });
+    }
+
+    /// Sends requests and waits for as many replies; fewer come back if the connection breaks or the
+    /// time is over. Then it must not be used again.
+    async fn exchange(self: &Rc<Self>, requests: &[Request], patience: Duration) -> Vec<Reply> {
+        let mut bytes = Vec::new();
+        for request in requests {
+            encode(request, &mut bytes);
+        }
+        let (promise, joining) = promise();
+        *self.waiting.borrow_mut() = Some(Waiting {
+            missing: requests.len(),
+            promise,
+        });
+        let number = self.exchanges.get() + 1;
+        self.exchanges.set(number);
+        self.send(&bytes);
+        let connection = Rc::downgrade(self);
+        self.world.after(patience, move || {
+            // A later exchange has a time of its own.
+            if let Some(connection) = connection.upgrade()
+                && connection.exchanges.get() == number
+            {
+                connection.waiting.borrow_mut().take();
+            }
+        });
+        joining.await;
+        std::mem::take(&mut *self.replies.borrow_mut())
+    }
+}
+
+/// The arguments of one request, its name first.
+pub type Request = Vec<Vec<u8>>;
+
+/// How one attempt ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It was carried out, with this reply; an error that is a result is one as well.
+    Done(Reply),
+    /// It certainly was not carried out.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// The errors that say: this did not happen.
+const REFUSALS: &[&str] = &[
+    "MOVED ",
+    "TRYAGAIN ",
+    "CLUSTERDOWN ",
+    "LOADING ",
+    "MISCONF ",
+    "OOM ",
+    "SESSIONLIMIT ",
+];
+
+/// One client: at most one connection, and an idea of where the primary is.
+pub struct Client {
+    /// The cluster that it talks to.
+    pub cluster: Rc<Cluster>,
+    /// Which client, from 0.
+    pub number: usize,
+    /// Its chances.
+    pub prng: RefCell<Prng>,
+    connection: RefCell<Option<Rc<Connection>>>,
+    target: Cell<usize>,
+}
+
+impl Client {
+    /// A client without a connection.
+    #[must_use]
+    pub fn new(cluster: &Rc<Cluster>, number: usize) -> Self {
+        Self {
+            cluster: Rc::clone(cluster),
+            number,
+            prng: RefCell::new(cluster.world.fork_prng()),
+            connection: RefCell::default(),
+            target: Cell::new(number % cluster.options.nodes),
+        }
+    }
+
+    /// A draw in `0..bound`.
+    pub fn below(&self, bound: u64) -> u64 {
+        self.prng.borrow_mut().below(bound)
+    }
+
+    /// True this many times of a thousand.
+    pub fn chance(&self, per_mille: u64) -> bool {
+        self.below(1000) < per_mille
+    }
+
+    /// Sends requests in one pipeline, once. Says what became of each.
+    pub async fn ask(&self, requests: &[Request]) -> Vec<Answer> {
+        let Some(connection) = self.connection() else {
+            self.try_elsewhere();
+            return vec![Answer::Refused; requests.len()];
+        };
+        let patience = ms(500 + self.below(self.cluster.options.deadline_ms + 2_000));
+        let replies = connection.exchange(requests, patience).await;
+        let mut answers: Vec<Answer> = replies.into_iter().map(|reply| self.judge(reply)).collect();
+        if answers.len() < requests.len() {
+            self.disconnect();
+            self.try_elsewhere();
+        }
+        answers.resize(requests.len(), Answer::Unknown);
+        self.cluster.asked(&answers);
+        answers
+    }
+
+    fn connection(&self) -> Option<Rc<Connection>> {
+        let open = self.connection.borrow().clone();
+        if let Some(connection) = open.filter(|connection| !connection.is_broken.get()) {
+            return Some(connection);
+        }
+        let connection = self.cluster.hosts()[self.target.get()].connect();
+        self.connection.borrow_mut().clone_from(&connection);
+        connection
+    }
+
+    /// Closes the connection, if there is one.
+    pub fn disconnect(&self) {
+        if let Some(connection) = self.connection.borrow_mut().take()
+            && let Some(host) = connection.host()
+        {
+            // Behind what is still on its way, as a stream does it.
+            let closed = Rc::clone(&connection);
+            self.cluster
+                .world
+                .after(connection.arrival(&connection.to_node), move || {
+                    host.client_closed(closed.life, closed.id);
+                });
+        }
+    }
+
+    fn try_elsewhere(&self) {
+        let nodes = self.cluster.options.nodes;
+        self.target.set(self.below(nodes as u64) as usize);
+    }
+
+    fn judge(&self, reply: Reply) -> Answer {
+        let Reply::Error(text) = &reply else {
+            return Answer::Done(reply);
+        };
+        if text.starts_with("UNKNOWN ") {
+            return Answer::Unknown;
+        }
+        if !REFUSALS.iter().any(|prefix| text.starts_with(prefix)) {
+            return Answer::Done(reply);
+        }
+        if let Some(port) = text
+            .strip_prefix("MOVED ")
+            .and_then(|text| text.rsplit(':').next())
+        {
+            let port: u16 = port.parse().expect("a redirect names a port");
+            let node = usize::from(port - PORT_BASE - 1);
+            if node != self.target.get() {
+                self.cluster.hit(Mark::Redirects);
+                self.disconnect();
+                self.target.set(node);
+            }
+        } else if self.chance(300) {
+            self.disconnect();
+            self.try_elsewhere();
+        }
+        Answer::Refused
+    }
+}
+
+fn encode(request: &[Vec<u8>], out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("*{}\r\n", request.len()).as_bytes());
+    for argument in request {
+        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        out.extend_from_slice(argument);
+        out.extend_from_slice(b"\r\n");
+    }
+}

@@ -1,0 +1,150 @@
+//! How often what matters came to pass. A simulator that never tore a log tail proves nothing about
+//! torn tails, and says so.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+macro_rules! marks {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Something that must come to pass in enough seeds.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Mark {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Mark {
+            /// All of them.
+            pub const ALL: &[Mark] = &[$(Mark::$variant,)*];
+
+            /// What it is called in the report.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Mark::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+marks! {
+    /// A replica became the leader.
+    Elections = "elections",
+    /// Uncommitted entries were replaced by a newer leader's.
+    Truncations = "conflicting truncations",
+    /// A snapshot file was stored.
+    SnapshotsStored = "snapshots stored",
+    /// A leader's snapshot was installed.
+    SnapshotInstalls = "snapshot installs",
+    /// A start cut a torn batch off.
+    TornTails = "torn tails",
+    /// A read came to a leader while another led in a newer term.
+    DeposedReads = "reads at a deposed primary",
+    /// Links were cut.
+    Partitions = "partitions",
+    /// Frames arrived twice.
+    Duplicates = "duplicated frames",
+    /// A process was killed.
+    Kills = "kills",
+    /// One node lost its power.
+    PowerCuts = "power cuts of one",
+    /// All nodes lost their power.
+    PowerCutsOfAll = "power cuts of all",
+    /// A bit of the log flipped and the node came up lost.
+    LostNodes = "lost nodes",
+    /// A bit of a snapshot flipped.
+    FlippedSnapshots = "flipped snapshots",
+    /// A replica without a state got it from the leader.
+    Repairs = "states repaired",
+    /// An operation ended without an answer.
+    Unknown = "unknown outcomes",
+    /// An operation was refused.
+    Refused = "refused operations",
+    /// A client followed a redirect.
+    Redirects = "redirects followed",
+    /// A logged command of a session came a second time, and was answered from the table.
+    SessionRetries = "session retries answered from the table",
+    /// A key was removed after its time.
+    Expired = "expired keys",
+    /// A process stood still.
+    Pauses = "pauses",
+    /// A disk was slow.
+    SlowDisks = "slow disks",
+    /// A sync hung.
+    HangingDisks = "hanging disks",
+    /// A disk was full when a segment or a snapshot was to be made.
+    FullDisks = "full disks",
+    /// A sync failed.
+    FailedSyncs = "failed syncs",
+    /// A wall clock jumped.
+    ClockJumps = "clock jumps",
+    /// A leader was told to hand over.
+    Transfers = "transfers",
+    /// A node ended in good order.
+    Shutdowns = "shutdowns",
+    /// A segment's file was used again.
+    Recycled = "segments recycled",
+    /// An idle group's entries were carried to the head of the log.
+    Carries = "carries",
+    /// A pipeline mixed reads and writes of one key.
+    MixedPipelines = "mixed pipelines",
+    /// Connections were broken under clients.
+    Disconnects = "disconnects",
+}
+
+/// Counts by mark, and what the run as a whole amounts to.
+#[derive(Clone, Default, Debug)]
+pub struct Coverage {
+    counts: BTreeMap<Mark, u64>,
+    /// Timers fired.
+    pub events: u64,
+    /// Operations of clients.
+    pub operations: u64,
+    /// Virtual time, in microseconds.
+    pub simulated_us: u64,
+}
+
+impl Coverage {
+    /// It came to pass.
+    pub fn hit(&mut self, mark: Mark) {
+        self.add(mark, 1);
+    }
+
+    /// It came to pass this often.
+    pub fn add(&mut self, mark: Mark, count: u64) {
+        *self.counts.entry(mark).or_default() += count;
+    }
+
+    /// How often it came to pass.
+    #[must_use]
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.counts.get(&mark).copied().unwrap_or(0)
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &Self) {
+        for (mark, count) in &other.counts {
+            self.add(*mark, *count);
+        }
+        self.events += other.events;
+        self.operations += other.operations;
+        self.simulated_us += other.simulated_us;
+    }
+
+    /// What never came to pass.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Mark> {
+        let is_missing = |mark: &Mark| self.count(*mark) == 0;
+        Mark::ALL.iter().copied().filter(is_missing).collect()
+    }
+
+    /// One line for each mark.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut text = String::new();
+        for mark in Mark::ALL {
+            let _ = writeln!(text, "{:>12}  {}", self.count(*mark), mark.name());
+        }
+        text
+    }
+}

@@ -1,0 +1,301 @@
+//! A whole cluster in one thread: real nodes on fake machines, clients, misfortunes, and a judge that
+//! looks at every replica after every turn.
+//!
+//! - [`options`]: what a seed is about;
+//! - [`host`]: a machine and the process on it;
+//! - [`client`], [`reply`]: a client's end of a connection;
+//! - [`workload`]: what clients ask for;
+//! - [`schedule`]: what goes wrong, and when;
+//! - [`judge`]: what is checked meanwhile;
+//! - [`scenario`]: one seed from its beginning to the verdict;
+//! - [`coverage`]: what came to pass.
+
+pub mod client;
+pub mod coverage;
+pub mod host;
+pub mod judge;
+pub mod options;
+pub mod reply;
+pub mod scenario;
+pub mod schedule;
+pub mod workload;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvorum_base::{NodeId, Prng};
+use kvorum_node::status::Counters;
+
+use crate::checkers::strings::{KeyInput, Output};
+use crate::history::History;
+use crate::net::{EndId, Net, Payload, ServerId, Weather};
+use crate::world::{World, ms};
+
+use client::Answer;
+use coverage::{Coverage, Mark};
+use host::{Host, Incoming};
+use judge::{Failure, Judge, Seen};
+use options::{Options, node_id};
+
+/// A peer frame on its way.
+struct Frame {
+    from: NodeId,
+    bytes: Bytes,
+}
+
+impl Payload for Frame {
+    fn size(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Payload for () {
+    fn size(&self) -> usize {
+        0
+    }
+}
+
+/// The cluster and all that belongs to its simulation.
+pub struct Cluster {
+    /// Its clock, queue and tasks.
+    pub world: World,
+    /// What the seed is about.
+    pub options: Options,
+    /// What clients asked and were told, of the keys that all clients share.
+    pub history: RefCell<History<KeyInput, Output>>,
+    /// What is checked.
+    pub judge: RefCell<Judge>,
+    net: Net<Frame, ()>,
+    /// By sender and receiver.
+    ends: Vec<Vec<EndId>>,
+    hosts: RefCell<Vec<Rc<Host>>>,
+    prng: RefCell<Prng>,
+    coverage: RefCell<Coverage>,
+    failure: RefCell<Option<Failure>>,
+    /// Frames of a thousand that arrive twice.
+    duplicates: Cell<u64>,
+    operations: Cell<u64>,
+    is_traced: bool,
+    /// Misfortunes are over: processes that end come back at once.
+    is_calm: Cell<bool>,
+    /// Clients begin nothing new.
+    is_closing: Cell<bool>,
+    /// Some wall clock is wrong, or was lately.
+    is_clock_wrong: Cell<bool>,
+}
+
+impl Cluster {
+    /// A cluster of which nothing runs yet.
+    #[must_use]
+    pub fn new(options: Options, is_traced: bool) -> Rc<Self> {
+        let world = World::new(options.seed);
+        let net = Net::new(&world);
+        let nodes = options.nodes;
+        let ends = (0..nodes)
+            .map(|_| (0..nodes).map(|to| net.make_end(ServerId(to))).collect())
+            .collect();
+        let prng = RefCell::new(world.fork_prng());
+        let cluster = Rc::new(Self {
+            judge: RefCell::new(Judge::new(&options)),
+            history: RefCell::default(),
+            hosts: RefCell::default(),
+            coverage: RefCell::default(),
+            failure: RefCell::default(),
+            duplicates: Cell::new(0),
+            is_calm: Cell::new(false),
+            operations: Cell::new(0),
+            is_closing: Cell::new(false),
+            is_clock_wrong: Cell::new(false),
+            is_traced,
+            options,
+            world,
+            net,
+            ends,
+            prng,
+        });
+        let segment_bytes = cluster.options.segment_bytes;
+        let hosts = (0..nodes).map(|index| {
+            let prng = cluster.world.fork_prng();
+            Rc::new(Host::new(
+                index,
+                Rc::downgrade(&cluster),
+                segment_bytes,
+                prng,
+            ))
+        });
+        *cluster.hosts.borrow_mut() = hosts.collect();
+        cluster.heal();
+        cluster
+    }
+
+    /// The machines.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<Rc<Host>> {
+        self.hosts.borrow().clone()
+    }
+
+    /// Prints a line if somebody reads.
+    pub fn trace(&self, line: impl FnOnce() -> String) {
+        if self.is_traced {
+            println!("{} {}", self.world.now(), line());
+        }
+    }
+
+    /// A property does not hold. The first one counts.
+    pub fn fail(&self, checker: &'static str, text: String) {
+        self.trace(|| format!("FAILED {checker}: {text}"));
+        self.failure
+            .borrow_mut()
+            .get_or_insert(Failure { checker, text });
+    }
+
+    /// The first property that did not hold.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure.borrow().clone()
+    }
+
+    /// It came to pass.
+    pub fn hit(&self, mark: Mark) {
+        self.coverage.borrow_mut().hit(mark);
+    }
+
+    /// What came to pass so far.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        let mut coverage = self.coverage.borrow().clone();
+        coverage.events = self.world.events();
+        coverage.simulated_us = self.world.now().0;
+        coverage.operations = self.operations.get();
+        coverage
+    }
+
+    /// Requests were sent, and ended like this.
+    fn asked(&self, answers: &[Answer]) {
+        self.operations
+            .set(self.operations.get() + answers.len() as u64);
+        let mut coverage = self.coverage.borrow_mut();
+        for answer in answers {
+            match answer {
+                Answer::Done(_) => {}
+                Answer::Refused => coverage.hit(Mark::Refused),
+                Answer::Unknown => coverage.hit(Mark::Unknown),
+            }
+        }
+    }
+
+    /// How many requests clients have sent.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.operations.get()
+    }
+
+    fn saw(&self, seen: Seen) {
+        let mut coverage = self.coverage.borrow_mut();
+        for mark in seen.marks {
+            coverage.hit(mark);
+        }
+        if let Some(Failure { checker, text }) = seen.failure {
+            self.fail(checker, text);
+        }
+    }
+
+    /// Adds what a node's counters have grown by.
+    fn count(&self, before: &Counters, after: &Counters) {
+        let mut coverage = self.coverage.borrow_mut();
+        coverage.add(
+            Mark::SnapshotsStored,
+            after.snapshots_stored - before.snapshots_stored,
+        );
+        coverage.add(
+            Mark::SnapshotInstalls,
+            after.snapshots_installed - before.snapshots_installed,
+        );
+        coverage.add(Mark::Expired, after.expired_keys - before.expired_keys);
+        coverage.add(Mark::Carries, after.carries - before.carries);
+    }
+
+    /// Frames to this machine reach its process from now on.
+    fn serve(&self, host: &Rc<Host>, life: u64) {
+        let host = Rc::clone(host);
+        let id = ServerId(host.index());
+        self.net.add_server(id, move |frame: Frame, answering| {
+            let Frame { from, bytes } = frame;
+            host.deliver(life, Incoming::Peer { from, frame: bytes });
+            answering.answer(());
+        });
+    }
+
+    fn unserve(&self, index: usize) {
+        self.net.delete_server(ServerId(index));
+    }
+
+    /// Sends a frame, length prefix included, to a peer.
+    fn send(self: &Rc<Self>, from: usize, to: NodeId, frame: &Bytes) {
+        let end = self.ends[from][to.get() as usize - 1];
+        let is_twice = self.prng.borrow_mut().chance(self.duplicates.get(), 1000);
+        let copies = if is_twice { 2 } else { 1 };
+        if is_twice {
+            self.hit(Mark::Duplicates);
+        }
+        for copy in 0..copies {
+            let net = self.net.clone();
+            let frame = Frame {
+                from: node_id(from),
+                bytes: frame.slice(kvorum_node::format::peer::PREFIX_BYTES..),
+            };
+            // A copy may come long after.
+            let late = copy * self.prng.borrow_mut().below(300_000);
+            let delay = self.options.latency + Duration::from_micros(late);
+            self.world
+                .after(delay, move || net.call(end, frame, |_| ()));
+        }
+    }
+
+    /// The peers' systems notice that a process is gone.
+    fn tell_peers_of_reset(self: &Rc<Self>, index: usize) {
+        for host in self
+            .hosts()
+            .into_iter()
+            .filter(|host| host.index() != index)
+        {
+            self.world.after(self.options.latency, move || {
+                host.deliver_now(Incoming::PeerReset(node_id(index)));
+            });
+        }
+    }
+
+    /// Starts a machine's process again after a while.
+    fn rise_later(self: &Rc<Self>, host: &Rc<Host>) {
+        let delay = match self.is_calm.get() {
+            true => 10,
+            false => self.prng.borrow_mut().range(50, 3_000),
+        };
+        let host = Rc::clone(host);
+        self.world.after(ms(delay), move || host.start());
+    }
+
+    /// Switches the way from one machine to another on or off.
+    pub fn enable(&self, from: usize, to: usize, is_enabled: bool) {
+        self.net.enable(self.ends[from][to], is_enabled);
+    }
+
+    /// The network is whole and quick again.
+    pub fn heal(&self) {
+        for from in 0..self.options.nodes {
+            for to in 0..self.options.nodes {
+                self.enable(from, to, true);
+            }
+        }
+        self.duplicates.set(0);
+        self.net.set_weather(Weather::default());
+    }
+
+    /// Changes what the network does to frames.
+    pub fn set_weather(&self, weather: Weather, duplicates_per_mille: u64) {
+        self.net.set_weather(weather);
+        self.duplicates.set(duplicates_per_mille);
+    }
+}

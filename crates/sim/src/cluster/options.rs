@@ -1,0 +1,234 @@
+//! What one seed is about: the size of the cluster, its limits, and which dangers it meets.
+//!
+//! Every seed leaves most dangers out. A run in which everything fails all the time never gets deep
+//! into any one of them: nodes that are always being killed never fill a log, and a full disk hides
+//! what a failed sync would have shown.
+
+use std::time::Duration;
+
+use kvorum_base::{ClusterId, GroupId, NodeId, Planted, Prng, ReplicaId};
+use kvorum_node::log::LogOptions;
+use kvorum_node::{Config, GroupSpec, Member};
+
+use crate::world::ms;
+
+/// The one group of the simulated cluster.
+pub const GROUP: GroupId = GroupId(1);
+
+/// The port of node 0; a redirect names the node by it.
+pub const PORT_BASE: u16 = 7000;
+
+/// The wall clock at the start of every simulation, in Unix milliseconds.
+pub const WALL_START_MS: u64 = 1_700_000_000_000;
+
+/// A kind of misfortune.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Danger {
+    /// Links between nodes are cut: one node off, a split, one direction, a bridge.
+    Partition,
+    /// Frames are lost, delayed, mixed up and repeated.
+    Weather,
+    /// A process stands still, and goes on.
+    Pause,
+    /// A process is killed; what it wrote stays readable.
+    Kill,
+    /// One node loses its power.
+    PowerCut,
+    /// All nodes lose their power at once.
+    PowerCutOfAll,
+    /// A process is killed, restarts, and soon the power fails.
+    KillThenPowerCut,
+    /// A bit of the synced log flips.
+    FlipLog,
+    /// A bit of a snapshot flips.
+    FlipSnapshot,
+    /// Syncs take long.
+    SlowDisk,
+    /// A sync does not come back for seconds.
+    HangingDisk,
+    /// There is no room.
+    FullDisk,
+    /// A sync fails.
+    FailedSync,
+    /// A wall clock jumps.
+    ClockJump,
+    /// An operator hands leadership over.
+    Transfer,
+    /// An operator asks for a snapshot.
+    Snapshot,
+    /// An operator restarts a node in good order.
+    Shutdown,
+    /// Clients' connections break.
+    Disconnect,
+}
+
+impl Danger {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Partition,
+        Self::Weather,
+        Self::Pause,
+        Self::Kill,
+        Self::PowerCut,
+        Self::PowerCutOfAll,
+        Self::KillThenPowerCut,
+        Self::FlipLog,
+        Self::FlipSnapshot,
+        Self::SlowDisk,
+        Self::HangingDisk,
+        Self::FullDisk,
+        Self::FailedSync,
+        Self::ClockJump,
+        Self::Transfer,
+        Self::Snapshot,
+        Self::Shutdown,
+        Self::Disconnect,
+    ];
+
+    /// Whether a cluster of one node can meet it and come back.
+    pub(crate) fn suits_one_node(self) -> bool {
+        !matches!(
+            self,
+            Self::Partition | Self::Weather | Self::FlipLog | Self::FlipSnapshot | Self::Transfer
+        )
+    }
+}
+
+/// What one simulation is about.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The seed; everything else follows from it.
+    pub seed: u64,
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// The dangers that it meets.
+    pub dangers: Vec<Danger>,
+    /// How long the storm lasts at least.
+    pub storm: Duration,
+    /// How many operations clients ask for at least.
+    pub operations_min: u64,
+    /// How many clients there are.
+    pub clients: usize,
+    /// The longest pause of a client between two requests.
+    pub think_max: Duration,
+    /// The longest time between two misfortunes.
+    pub calm_max: Duration,
+    /// How long a frame between two nodes takes in good weather.
+    pub latency: Duration,
+    /// The longest time from an event to the turn that takes it in.
+    pub turn_delay_max: Duration,
+    /// Length of a tick.
+    pub tick_ms: u64,
+    /// Size of a log segment in bytes.
+    pub segment_bytes: u32,
+    /// After how many bytes of log a snapshot is taken.
+    pub snapshot_after: u64,
+    /// Bytes of entries kept in memory.
+    pub log_cache_bytes: u64,
+    /// How long a request waits before it is refused or unknown.
+    pub deadline_ms: u64,
+    /// The longest big value in bytes.
+    pub big_value_max: u64,
+    /// The bug of every node, in a build for that.
+    pub planted: Planted,
+}
+
+impl Options {
+    /// What this seed is about.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut prng = Prng::new(seed ^ 0x5377_6172_6d00_0001);
+        let nodes = *prng.pick(&[1, 3, 3, 3, 3, 3, 3, 5, 5]).expect("a choice");
+        let per_mille = prng.range(150, 700);
+        let dangers = Danger::ALL
+            .iter()
+            .copied()
+            .filter(|danger| nodes > 1 || danger.suits_one_node())
+            .filter(|_| prng.chance(per_mille, 1000))
+            .collect();
+        let segment_bytes = *prng.pick(&[32 << 10, 64 << 10, 256 << 10]).expect("one");
+        Self {
+            seed,
+            nodes,
+            dangers,
+            storm: Duration::from_secs(60),
+            operations_min: 2_000,
+            clients: prng.range(4, 8) as usize,
+            think_max: ms(prng.range(40, 120)),
+            calm_max: ms(*prng.pick(&[500, 2_000, 5_000]).expect("one")),
+            latency: Duration::from_micros(prng.range(50, 3_000)),
+            turn_delay_max: Duration::from_micros(prng.range(1, 400)),
+            tick_ms: *prng.pick(&[10, 10, 20, 5]).expect("one"),
+            segment_bytes,
+            snapshot_after: *prng
+                .pick(&[u64::from(segment_bytes), 128 << 10, 1 << 20])
+                .expect("one"),
+            log_cache_bytes: *prng.pick(&[8 << 10, 64 << 10, 1 << 20]).expect("one"),
+            deadline_ms: prng.range(1_000, 5_000),
+            big_value_max: u64::from(segment_bytes) / 24,
+            planted: Planted::default(),
+        }
+    }
+
+    /// Whether this danger is met.
+    #[must_use]
+    pub fn has(&self, danger: Danger) -> bool {
+        self.dangers.contains(&danger)
+    }
+
+    /// How many nodes may fail for good.
+    #[must_use]
+    pub fn minority(&self) -> usize {
+        (self.nodes - 1) / 2
+    }
+
+    /// What node `node` (from 0) is told in its life number `life`.
+    #[must_use]
+    pub fn config(&self, node: usize, life: u64) -> Config {
+        let ids = 1..=self.nodes as u64;
+        let member = |id: u64| {
+            let port = PORT_BASE + id as u16;
+            Member {
+                host: "127.0.0.1".to_owned(),
+                port,
+                peer_port: port + 100,
+                http_port: port + 200,
+            }
+        };
+        Config {
+            node: node_id(node),
+            cluster: ClusterId(7),
+            incarnation: life,
+            hash_key: [7; 16],
+            members: ids.clone().map(|id| (NodeId(id), member(id))).collect(),
+            groups: vec![GroupSpec {
+                group: GROUP,
+                slots: (0, 16383),
+                replicas: ids.map(|id| (ReplicaId(id), NodeId(id))).collect(),
+            }],
+            password: None,
+            tick_ms: self.tick_ms,
+            heartbeat_ticks: (100 / self.tick_ms) as u32,
+            election_ticks_min: (500 / self.tick_ms) as u32,
+            election_ticks_max: (1000 / self.tick_ms) as u32,
+            deadline_ticks: self.deadline_ms / self.tick_ms,
+            checkpoint_ticks: 1000 / self.tick_ms,
+            memory_bytes_max: None,
+            clock_skew_ms_max: 1_000,
+            log: LogOptions {
+                salt: node as u64,
+                planted: self.planted,
+                ..LogOptions::small(self.segment_bytes)
+            },
+            snapshot_after_log_bytes: self.snapshot_after,
+            log_cache_bytes: self.log_cache_bytes,
+            planted: self.planted,
+        }
+    }
+}
+
+/// The id of node `node`, counted from 0.
+#[must_use]
+pub fn node_id(node: usize) -> NodeId {
+    NodeId(node as u64 + 1)
+}

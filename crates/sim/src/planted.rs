@@ -1,0 +1,166 @@
+//! Judging the judge: each planted bug must be caught, and by the checker that is meant for it.
+//!
+//! A checker that never spoke proves nothing. For every bug the simulator runs seeds until a failure
+//! and looks who found it. The same seeds pass without the bug: that is the other half of the proof.
+
+use kvorum_base::Bug;
+
+use crate::cluster::options::{Danger, Options};
+
+/// Within this many seeds a bug must be caught.
+pub const SEEDS_MAX: u64 = 200;
+
+/// The checkers of which one must catch the bug. (A replica's own assertions may come first where a
+/// bug breaks an invariant of its own.)
+#[must_use]
+pub fn meant_for(bug: Bug) -> &'static [&'static str] {
+    match bug {
+        Bug::ReplyBeforeSync => &["durability", "state-machine-safety", "leader-completeness"],
+        Bug::VoteNotSaved | Bug::VoteFreedWithSegment => &["election-safety"],
+        Bug::OldTermCommit => &["state-machine-safety", "leader-completeness"],
+        Bug::ReadWithoutQuorum | Bug::ReadNumberReused | Bug::ReadBeforeOwnTerm => {
+            &["linearizability"]
+        }
+        Bug::SessionsNotInSnapshot => &["exactly-once", "replica-equality"],
+        Bug::CommittedTruncated => &[
+            "state-machine-safety",
+            "log-matching",
+            "leader-completeness",
+        ],
+        Bug::SnapshotMissesLast | Bug::AppliedTwice => &["replica-equality"],
+        Bug::ExpiryByLocalClock => &["expiry", "replica-equality"],
+        Bug::CarryTruncates
+        | Bug::ResetMissing
+        | Bug::DuplicateAppendWritten
+        | Bug::DamagedReplicaAcks
+        | Bug::DamageTakenForTorn
+        | Bug::RecoveredTailNotSynced
+        | Bug::SyncedAfterFailure => &[
+            "durability",
+            "leader-completeness",
+            "state-machine-safety",
+            "damage-seen",
+            "election-safety",
+            "intact-log",
+        ],
+        Bug::TornTakenForDamage => &["intact-log"],
+        Bug::DeposedRedirects => &["linearizability", "durability"],
+        Bug::SessionEvicted => &["exactly-once"],
+        Bug::AbsentVersionZero => &["versions"],
+        Bug::ReadOvertakesWrite => &["pipeline-order"],
+        Bug::ForeignChunkResumed | Bug::SnapshotNewestMembership => &["replica-equality"],
+    }
+}
+
+/// The dangers without which the bug does no harm; they are met in every seed of its hunt.
+#[must_use]
+pub fn needs(bug: Bug) -> &'static [Danger] {
+    match bug {
+        Bug::ReplyBeforeSync | Bug::VoteNotSaved => &[Danger::PowerCutOfAll, Danger::PowerCut],
+        Bug::SessionsNotInSnapshot | Bug::SnapshotMissesLast | Bug::ForeignChunkResumed => {
+            &[Danger::Snapshot, Danger::FlipSnapshot]
+        }
+        Bug::ExpiryByLocalClock => &[Danger::ClockJump],
+        Bug::DamagedReplicaAcks | Bug::DamageTakenForTorn => &[Danger::FlipLog],
+        Bug::TornTakenForDamage => &[Danger::PowerCutOfAll],
+        Bug::RecoveredTailNotSynced => &[Danger::KillThenPowerCut],
+        Bug::SyncedAfterFailure => &[Danger::FailedSync, Danger::PowerCutOfAll],
+        Bug::AppliedTwice => &[Danger::Kill],
+        Bug::ReadWithoutQuorum | Bug::DeposedRedirects => &[Danger::Partition],
+        _ => &[],
+    }
+}
+
+/// What seed `seed` is about when it hunts for `bug`.
+#[must_use]
+pub fn options(seed: u64, bug: Bug) -> Options {
+    let mut options = Options::draw(seed);
+    for danger in needs(bug) {
+        if !options.has(*danger) && (options.nodes > 1 || danger.suits_one_node()) {
+            options.dangers.push(*danger);
+        }
+    }
+    options
+}
+
+/// Hunts for one bug, or for `all`; tells of each as it goes.
+///
+/// # Errors
+/// If a bug was not caught, or by a checker that is not meant for it, or a seed fails without it;
+/// or if this build has no planted bugs.
+#[cfg(feature = "planted")]
+pub fn hunt(name: &str, first: u64, mut tell: impl FnMut(&str)) -> Result<(), String> {
+    let bugs: Vec<Bug> = Bug::ALL
+        .iter()
+        .copied()
+        .filter(|bug| name == "all" || name == bug.name())
+        .collect();
+    if bugs.is_empty() {
+        return Err(format!("no bug is called {name}"));
+    }
+    let mut escaped = Vec::new();
+    for bug in bugs {
+        match hunt_one(bug, first) {
+            Ok(text) => tell(&format!("{:28} {text}", bug.name())),
+            Err(text) => {
+                tell(&format!("{:28} NOT CAUGHT: {text}", bug.name()));
+                escaped.push(bug.name());
+            }
+        }
+    }
+    match escaped.is_empty() {
+        true => Ok(()),
+        false => Err(format!("not caught: {}", escaped.join(", "))),
+    }
+}
+
+/// Without the feature there is nothing to hunt.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "planted"))]
+pub fn hunt(_: &str, _: u64, _: impl FnMut(&str)) -> Result<(), String> {
+    Err("this build has no planted bugs: build with --features planted".to_owned())
+}
+
+#[cfg(feature = "planted")]
+fn hunt_one(bug: Bug, first: u64) -> Result<String, String> {
+    use crate::cluster::scenario::run;
+    use kvorum_base::Planted;
+
+    let begun = std::time::Instant::now();
+    let mut others = String::new();
+    for seed in first..first + SEEDS_MAX {
+        let options = options(seed, bug);
+        let with_bug = Options {
+            planted: Planted::with(bug),
+            ..options.clone()
+        };
+        let Some(failure) = run(with_bug, false).failure else {
+            continue;
+        };
+        if let Some(own) = run(options, false).failure {
+            return Err(format!(
+                "seed {seed} fails without it: {}: {}",
+                own.checker, own.text
+            ));
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        if meant_for(bug).contains(&failure.checker) {
+            let text: String = failure
+                .text
+                .lines()
+                .next()
+                .unwrap_or("")
+                .chars()
+                .take(90)
+                .collect();
+            return Ok(format!(
+                "caught by {} on seed {seed} after {seconds:.0} s: {text}{others}",
+                failure.checker
+            ));
+        }
+        others = format!(" (first noticed by {} on seed {seed})", failure.checker);
+    }
+    Err(format!("{SEEDS_MAX} seeds{others}"))
+}

@@ -1,0 +1,54 @@
+//! Whole clusters on a few seeds; thousands are the command line's business.
+
+use kvorum_sim::cluster::options::{Danger, Options};
+use kvorum_sim::cluster::scenario::run;
+use kvorum_sim::on_seeds;
+
+fn passes(options: Options) {
+    let seed = options.seed;
+    let report = run(options, false);
+    if let Some(failure) = report.failure {
+        panic!("seed {seed}: {}: {}", failure.checker, failure.text);
+    }
+    assert!(
+        report.coverage.operations >= 2_000,
+        "clients hardly got to ask"
+    );
+}
+
+#[test]
+fn nothing_goes_wrong() {
+    on_seeds(3, |seed| {
+        let mut options = Options::draw(seed);
+        options.nodes = 3;
+        options.dangers.clear();
+        passes(options);
+    });
+}
+
+#[test]
+fn many_things_go_wrong() {
+    on_seeds(8, |seed| passes(Options::draw(1_000 + seed)));
+}
+
+#[test]
+fn power_fails_everywhere_again_and_again() {
+    on_seeds(2, |seed| {
+        let mut options = Options::draw(2_000 + seed);
+        options.dangers = vec![
+            Danger::PowerCutOfAll,
+            Danger::KillThenPowerCut,
+            Danger::PowerCut,
+        ];
+        passes(options);
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_course() {
+    let course = || {
+        let coverage = run(Options::draw(77), false).coverage;
+        (coverage.events, coverage.operations, coverage.report())
+    };
+    assert_eq!(course(), course());
+}
