@@ -11,8 +11,7 @@
 //! - [`history`]: what clients asked, what they were told, and when;
 //! - [`checkers`]: the properties, one file each;
 //! - [`cluster`]: whole nodes judged entry by entry, and [`planted`]: is the judge any good?
-//! - [`labs`]: the scenarios of the 6.824 course;
-//! - [`nodes`]: whole nodes on simulated machines, in a storm.
+//! - [`labs`]: the scenarios of the 6.824 course.
 
 pub mod checkers;
 pub mod cluster;
@@ -20,7 +19,6 @@ pub mod disk;
 pub mod history;
 pub mod labs;
 pub mod net;
-pub mod nodes;
 pub mod planted;
 pub mod world;
 

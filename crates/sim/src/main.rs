@@ -1,164 +1,157 @@
-//! Seed in, verdict out.
+//! The simulator's command line.
 //!
 //! ```text
-//! kvorum-sim --seeds N [--first-seed S]     many seeds, stops at the first failure
-//! kvorum-sim --seed S [--trace]             one seed, told step by step
-//! kvorum-sim --planted BUG|all [--seeds N]  a bug on purpose: must be caught (feature `planted`)
+//! kvorum-sim [--seeds N] [--first-seed S] [--jobs J]    N seeds, from S on or fresh random ones
+//! kvorum-sim --seed S [--trace]                         one seed, told as it goes
+//! kvorum-sim --planted NAME|all [--first-seed S]        is the judge any good? (feature `planted`)
 //! ```
+//!
+//! Exits with an error if anything failed, and prints how to see it again.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use kvorum_base::Planted;
-use kvorum_sim::nodes::coverage::Coverage;
-use kvorum_sim::nodes::run::{Report, run};
-use kvorum_sim::world::Time;
+use kvorum_sim::cluster::coverage::Coverage;
+use kvorum_sim::cluster::options::Options;
+use kvorum_sim::cluster::scenario::{self, Report};
+use kvorum_sim::planted;
 
-/// What the command line asks for.
-struct Wish {
-    first_seed: u64,
+/// From this many seeds on everything that is counted must have come to pass.
+const COVERED_FROM: u64 = 200;
+
+struct Args {
     seeds: u64,
-    trace: bool,
+    first: u64,
+    jobs: u64,
+    is_traced: bool,
     planted: Option<String>,
 }
 
-fn parse(args: &[String]) -> Result<Wish, String> {
-    let mut wish = Wish {
-        first_seed: 0,
-        seeds: 20,
-        trace: false,
+fn parse() -> Result<Args, String> {
+    let mut parsed = Args {
+        seeds: 100,
+        first: fresh_seed(),
+        jobs: 2,
+        is_traced: false,
         planted: None,
     };
-    let mut rest = args.iter();
-    while let Some(arg) = rest.next() {
-        let mut value = || rest.next().ok_or_else(|| format!("{arg} needs a value"));
-        let number = |text: &String| {
-            text.parse::<u64>()
-                .map_err(|_| format!("{text}: no number"))
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        if arg == "--trace" {
+            parsed.is_traced = true;
+            continue;
+        }
+        let value = args.next().ok_or(format!("{arg}: a value is missing"))?;
+        let number = || {
+            value
+                .parse::<u64>()
+                .map_err(|error| format!("{arg} {value}: {error}"))
         };
         match arg.as_str() {
-            "--seeds" => wish.seeds = number(value()?)?,
-            "--first-seed" => wish.first_seed = number(value()?)?,
-            "--seed" => {
-                wish.first_seed = number(value()?)?;
-                wish.seeds = 1;
-            }
-            "--trace" => wish.trace = true,
-            "--planted" => wish.planted = Some(value()?.clone()),
-            other => return Err(format!("unknown option {other}")),
+            "--seeds" => parsed.seeds = number()?,
+            "--first-seed" => parsed.first = number()?,
+            "--seed" => (parsed.first, parsed.seeds) = (number()?, 1),
+            "--jobs" => parsed.jobs = number()?.max(1),
+            "--planted" => parsed.planted = Some(value),
+            _ => return Err(format!("no such option: {arg}")),
         }
     }
-    Ok(wish)
+    Ok(parsed)
+}
+
+/// Six digits are easy to type and enough to be new each time.
+fn fresh_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(1, |now| u64::from(now.subsec_nanos())) / 1_000
 }
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = parse(&args).and_then(|wish| match &wish.planted {
-        None => run_seeds(&wish),
-        Some(name) => run_planted(&wish, name),
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    let args = match parse() {
+        Ok(args) => args,
         Err(text) => {
             eprintln!("{text}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if !args.is_traced {
+        // A panic inside a simulation is a verdict like others, and is printed as one.
+        std::panic::set_hook(Box::new(|_| ()));
+    }
+    match &args.planted {
+        Some(name) => judge_the_judge(name, args.first),
+        None => judge(&args),
+    }
+}
+
+/// Runs seeds on several threads; each simulation is on one.
+fn judge(args: &Args) -> ExitCode {
+    let begun = Instant::now();
+    let last = args.first + (args.seeds - 1);
+    println!("seeds {} to {last}", args.first);
+    let next = AtomicU64::new(args.first);
+    let (reports, received) = mpsc::channel::<(u64, Report)>();
+    let (mut coverage, mut failed) = (Coverage::default(), 0u64);
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.min(args.seeds) {
+            let (next, reports) = (&next, reports.clone());
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > last {
+                        return;
+                    }
+                    let report = scenario::run(Options::draw(seed), args.is_traced);
+                    if reports.send((seed, report)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(reports);
+        for (seed, report) in received {
+            coverage.merge(&report.coverage);
+            if let Some(failure) = report.failure {
+                failed += 1;
+                println!("seed {seed}: FAILED {}: {}", failure.checker, failure.text);
+                println!("  cargo run --release -p kvorum-sim -- --seed {seed} --trace");
+            }
+        }
+    });
+    let missing = match args.seeds >= COVERED_FROM {
+        true => coverage.missing(),
+        false => Vec::new(),
+    };
+    print!("{}", coverage.report());
+    for mark in &missing {
+        println!("FAILED coverage: no {}", mark.name());
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "{} seeds, {failed} failed; {} operations, {:.1} simulated hours, {:.0} events/s, {:.0} \
+         seeds/minute",
+        args.seeds,
+        coverage.operations,
+        coverage.simulated_us as f64 / 3.6e9,
+        coverage.events as f64 / seconds,
+        args.seeds as f64 * 60.0 / seconds,
+    );
+    if failed == 0 && missing.is_empty() {
+        println!("PASSED");
+        ExitCode::SUCCESS
+    } else {
+        println!("FAILED");
+        ExitCode::FAILURE
+    }
+}
+
+fn judge_the_judge(name: &str, first: u64) -> ExitCode {
+    match planted::hunt(name, first, |line| println!("{line}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            println!("FAILED {text}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn tell(now: Time, text: &str) {
-    println!("{now} {text}");
-}
-
-/// Runs a seed and catches its verdict.
-fn verdict_of(seed: u64, planted: Planted, trace: bool) -> Result<Report, String> {
-    let trace = trace.then_some(tell as fn(Time, &str));
-    catch_unwind(AssertUnwindSafe(|| run(seed, planted, trace))).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_else(|| "a panic without a text".to_owned())
-    })
-}
-
-fn run_seeds(wish: &Wish) -> Result<(), String> {
-    let began = Instant::now();
-    let (mut events, mut hours) = (0, 0.0);
-    let mut coverage = Coverage::default();
-    for seed in wish.first_seed..wish.first_seed + wish.seeds {
-        let report = verdict_of(seed, Planted::default(), wish.trace)
-            .map_err(|text| format!("seed {seed}: FAILED: {text}"))?;
-        events += report.events;
-        hours += report.virtual_time.as_secs_f64() / 3600.0;
-        coverage.add(&report.coverage, seed as usize);
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    println!(
-        "{} seeds from {}: all properties hold",
-        wish.seeds, wish.first_seed
-    );
-    println!("{events} events, {:.0} a second", events as f64 / seconds);
-    println!("{hours:.2} simulated hours in {seconds:.1} s");
-    print!("{coverage}");
-    Ok(())
-}
-
-#[cfg(not(feature = "planted"))]
-fn run_planted(_: &Wish, name: &str) -> Result<(), String> {
-    Err(format!(
-        "{name}: this build has no planted bugs; build with --features planted"
-    ))
-}
-
-#[cfg(feature = "planted")]
-fn run_planted(wish: &Wish, name: &str) -> Result<(), String> {
-    use kvorum_base::Bug;
-    // A caught bug is a panic, and expected.
-    std::panic::set_hook(Box::new(|_| {}));
-    let bugs: Vec<Bug> = Bug::ALL
-        .iter()
-        .copied()
-        .filter(|bug| name == "all" || bug.name() == name)
-        .collect();
-    if bugs.is_empty() {
-        return Err(format!("no bug is called {name}"));
-    }
-    let mut missed = Vec::new();
-    for bug in bugs {
-        let began = Instant::now();
-        let seeds = wish.first_seed..wish.first_seed + wish.seeds;
-        let caught = seeds.clone().find_map(|seed| {
-            let verdict = verdict_of(seed, Planted::with(bug), wish.trace);
-            verdict.err().map(|text| (seed, text))
-        });
-        let seconds = began.elapsed().as_secs_f64();
-        match caught {
-            Some((seed, text)) => {
-                let text: String = text
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .chars()
-                    .take(110)
-                    .collect();
-                println!(
-                    "{:28} caught on seed {seed} in {seconds:.1} s: {text}",
-                    bug.name()
-                );
-            }
-            None => {
-                println!(
-                    "{:28} NOT CAUGHT on {} seeds in {seconds:.1} s",
-                    bug.name(),
-                    wish.seeds
-                );
-                missed.push(bug.name());
-            }
-        }
-    }
-    if missed.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("not caught: {}", missed.join(", ")))
     }
 }

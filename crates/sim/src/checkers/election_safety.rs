@@ -1,32 +1,38 @@
-//! At most one leader in a term (Raft paper, figure 3, "election safety").
+//! At most one leader in a term (Raft paper, figure 3: election safety).
 
 use std::collections::BTreeMap;
 
-use kvorum_base::GroupId;
-use kvorum_node::status::GroupStatus;
+use kvorum_base::{ReplicaId, Term};
+use kvorum_raft::Raft;
 
-/// Who was seen to lead.
-#[derive(Debug, Default)]
+/// Who was ever seen to lead, by term.
+#[derive(Default, Debug)]
 pub struct ElectionSafety {
-    leaders: BTreeMap<(GroupId, u64), usize>,
+    leaders: BTreeMap<Term, ReplicaId>,
 }
 
 impl ElectionSafety {
-    /// Looks at a replica.
+    /// Looks at a replica after a turn. True if it leads in a term that had no leader before.
     ///
-    /// # Panics
-    /// If it leads in a term in which another one led.
-    pub fn observe(&mut self, machine: usize, group: &GroupStatus) {
-        if group.leading {
-            let leader = *self
-                .leaders
-                .entry((group.group, group.term))
-                .or_insert(machine);
-            assert_eq!(
-                leader, machine,
-                "election safety: machines {leader} and {machine} lead group {} in term {}",
-                group.group, group.term
-            );
+    /// # Errors
+    /// If another one led in its term.
+    pub fn observe(&mut self, raft: &Raft) -> Result<bool, String> {
+        if !raft.is_leader() {
+            return Ok(false);
         }
+        let (term, id) = (raft.term(), raft.id());
+        match self.leaders.insert(term, id) {
+            None => Ok(true),
+            Some(before) if before == id => Ok(false),
+            Some(before) => Err(format!(
+                "replicas {before} and {id} both lead in term {term}"
+            )),
+        }
+    }
+
+    /// The newest term that had a leader.
+    #[must_use]
+    pub fn newest(&self) -> Term {
+        self.leaders.keys().next_back().copied().unwrap_or_default()
     }
 }

@@ -1,39 +1,32 @@
-//! A leader has everything that was committed in earlier terms (Raft paper, figure 3, "leader
-//! completeness"), as far as lengths tell: what is in the entries is compared by state machine safety.
+//! What was committed in a term is in the log of every leader of a later one (Raft paper, figure 3:
+//! leader completeness).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use kvorum_base::GroupId;
-use kvorum_node::status::GroupStatus;
+use kvorum_base::Index;
+use kvorum_raft::Raft;
 
-/// What was seen committed, and who was judged.
-#[derive(Debug, Default)]
-pub struct LeaderCompleteness {
-    /// By group and term: the highest index that a replica in that term knew as committed.
-    committed: BTreeMap<GroupId, BTreeMap<u64, u64>>,
-    judged: BTreeSet<(GroupId, u64)>,
-}
+use super::state_machine::Committed;
 
-impl LeaderCompleteness {
-    /// Looks at a replica.
-    ///
-    /// # Panics
-    /// If it leads and its log is shorter than what was committed before its term.
-    pub fn observe(&mut self, machine: usize, group: &GroupStatus) {
-        let committed = self.committed.entry(group.group).or_default();
-        if group.leading && self.judged.insert((group.group, group.term)) {
-            let before = committed.range(..group.term).map(|(_, index)| *index).max();
-            let before = before.unwrap_or(0);
-            assert!(
-                group.last >= before,
-                "leader completeness: machine {machine} leads group {} in term {} with entries up to \
-                 {}, and {before} was committed",
-                group.group,
-                group.term,
-                group.last
-            );
+/// Looks at a replica that was just elected.
+///
+/// # Errors
+/// If it lacks an entry, or holds another one in its place.
+pub fn check(raft: &Raft, committed: &BTreeMap<Index, Committed>) -> Result<(), String> {
+    for (index, entry) in committed.range(raft.base_index().next()..) {
+        // A leader that is elected late, in an old term, need not know what newer terms did.
+        if entry.since >= raft.term() {
+            continue;
         }
-        let highest = committed.entry(group.term).or_default();
-        *highest = (*highest).max(group.commit);
+        let held = raft.term_at(*index);
+        if held != Some(entry.term) {
+            return Err(format!(
+                "replica {} leads in term {} and holds {held:?} at {index}, where {entry:?} is \
+                 committed",
+                raft.id(),
+                raft.term()
+            ));
+        }
     }
+    Ok(())
 }

@@ -1,50 +1,124 @@
-//! Two replicas that applied the same entries hold the same state (Raft paper, figure 3, "state machine
-//! safety"). The states are compared by their hashes at every applied index at which two replicas, or
-//! two lives of one, were seen.
+//! No two replicas ever apply different entries at one index (Raft paper, figure 3: state-machine
+//! safety), and what was once committed stays what it is.
+//!
+//! It also keeps, for the other checkers, what is committed and since when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use kvorum_base::GroupId;
-use kvorum_node::status::GroupStatus;
+use kvorum_base::cursor::Reader;
+use kvorum_base::{Index, Malformed, Term};
+use kvorum_kv::Command;
+use kvorum_node::format::entry::{self, Content};
+use kvorum_raft::{Entry, Raft};
 
-/// The state hashes seen.
-#[derive(Debug, Default)]
-pub struct StateMachineSafety {
-    hashes: BTreeMap<(GroupId, u64), (u64, usize)>,
-    applied: BTreeMap<(GroupId, usize, u64), u64>,
+use super::log_matching::print_of;
+
+/// A committed entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// Its term.
+    pub term: Term,
+    /// The term in which it was first seen to be committed.
+    pub since: Term,
+    content: u32,
 }
 
-impl StateMachineSafety {
-    /// Looks at a replica in one life of its node.
-    ///
-    /// # Panics
-    /// If its state differs from another's at the same index, or went back.
-    pub fn observe(&mut self, life: (usize, u64), group: &GroupStatus) {
-        // Without a state there is nothing to compare; it takes one from the leader.
-        if group.role == "waiting" {
-            return;
-        }
-        let (machine, number) = life;
-        let applied = self
-            .applied
-            .entry((group.group, machine, number))
-            .or_default();
-        assert!(
-            group.applied >= *applied && group.applied <= group.commit,
-            "state machine safety: machine {machine} applied {} after {applied}, committed is {}",
-            group.applied,
-            group.commit
-        );
-        *applied = group.applied;
-        let seen = (group.state_hash, machine);
-        let first = *self
-            .hashes
-            .entry((group.group, group.applied))
-            .or_insert(seen);
-        assert_eq!(
-            first.0, group.state_hash,
-            "state machine safety: machines {} and {machine} differ in group {} at index {}",
-            first.1, group.group, group.applied
-        );
+/// All committed entries, and how far each node has committed.
+#[derive(Default, Debug)]
+pub struct StateMachine {
+    committed: BTreeMap<Index, Committed>,
+    /// By node: the commit index up to which it was looked at, in its present life.
+    looked_at: BTreeMap<usize, Index>,
+    /// The (session, number) of every session's command in the log.
+    once: BTreeSet<Vec<u8>>,
+    repeated: u64,
+}
+
+impl StateMachine {
+    /// The node begins another life.
+    pub fn restarted(&mut self, node: usize) {
+        self.looked_at.remove(&node);
     }
+
+    /// Looks at what a node committed in its last turn.
+    ///
+    /// # Errors
+    /// If another entry is committed at an index, or the commit index fell.
+    pub fn observe(&mut self, node: usize, raft: &Raft) -> Result<(), String> {
+        let commit = raft.commit();
+        let before = self.looked_at.insert(node, commit).unwrap_or_default();
+        if commit < before {
+            return Err(format!(
+                "the commit index of node {} fell from {before} to {commit}",
+                node + 1
+            ));
+        }
+        for entry in raft.entries(before.next()..=commit) {
+            let print = Committed {
+                term: entry.term,
+                since: raft.term(),
+                content: print_of(entry),
+            };
+            let Some(known) = self.committed.get(&entry.index) else {
+                self.committed.insert(entry.index, print);
+                self.note_sessions(entry);
+                continue;
+            };
+            if (known.term, known.content) != (print.term, print.content) {
+                return Err(format!(
+                    "node {} commits an entry of term {} at {}, where one of term {} is committed",
+                    node + 1,
+                    print.term,
+                    entry.index,
+                    known.term
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is committed, by index.
+    #[must_use]
+    pub fn committed(&self) -> &BTreeMap<Index, Committed> {
+        &self.committed
+    }
+
+    /// The last entry that is committed, for all the judge has seen.
+    #[must_use]
+    pub fn last(&self) -> Index {
+        self.committed
+            .keys()
+            .next_back()
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// How many commands of sessions are in the log more than once.
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    fn note_sessions(&mut self, entry: &Entry) {
+        let Content::Commands(commands) = entry::content(entry) else {
+            return;
+        };
+        for command in commands {
+            if Command::decode(command).spec().name == "kvorum.once"
+                && let Ok(name) = name_of_once(command)
+                && !self.once.insert(name)
+            {
+                self.repeated += 1;
+            }
+        }
+    }
+}
+
+/// Session, end and number: the first 24 bytes of the first argument.
+fn name_of_once(command: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut reader = Reader::new(command);
+    reader.u16("operation")?;
+    reader.varint("arguments")?;
+    let head = reader.block("head")?;
+    Ok(head[..24.min(head.len())].to_vec())
 }

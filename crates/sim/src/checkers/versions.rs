@@ -1,32 +1,47 @@
-//! The version of a key never goes back, whether the key is there or not. Otherwise who remembers a
-//! version and compares it later takes a changed key for an unchanged one.
+//! The version of a key never falls, and rises with every change, whether the key is there or not.
 
 use std::collections::BTreeMap;
 
-/// The highest version that anybody was told of each key.
-#[derive(Debug, Default)]
+use crate::world::Time;
+
+/// What is known of one key, up to now.
+#[derive(Clone, Copy, Default, Debug)]
+struct Key {
+    /// The highest version that a finished read returned.
+    highest: u64,
+    /// A change was acknowledged after that read; a read that begins later must see more.
+    is_changed: bool,
+}
+
+/// Versions by key, of keys that one client alone changes and reads.
+#[derive(Default, Debug)]
 pub struct Versions {
-    told: BTreeMap<Vec<u8>, i64>,
+    keys: BTreeMap<Vec<u8>, Key>,
 }
 
 impl Versions {
-    /// The lowest version that a read of the key may return if it begins now.
-    #[must_use]
-    pub fn floor(&self, key: &[u8]) -> i64 {
-        self.told.get(key).copied().unwrap_or(0)
+    /// A change of the key was acknowledged.
+    pub fn changed(&mut self, key: &[u8]) {
+        self.keys.entry(key.to_vec()).or_default().is_changed = true;
     }
 
-    /// A read that began when the floor was `floor` returned `version`.
+    /// A read of the version returned.
     ///
-    /// # Panics
-    /// If the version went back.
-    pub fn returned(&mut self, key: &[u8], floor: i64, version: i64) {
-        assert!(
-            version >= floor,
-            "versions: key {} had version {floor} and now {version}",
-            String::from_utf8_lossy(key)
-        );
-        let told = self.told.entry(key.to_vec()).or_default();
-        *told = (*told).max(version);
+    /// # Errors
+    /// If it is lower than before, or as before although the key has changed.
+    pub fn read(&mut self, key: &[u8], version: u64, now: Time) -> Result<(), String> {
+        let known = self.keys.entry(key.to_vec()).or_default();
+        let before = *known;
+        *known = Key {
+            highest: version,
+            is_changed: false,
+        };
+        if version < before.highest || (before.is_changed && version == before.highest) {
+            return Err(format!(
+                "at {now} the version of {} is {version} after {before:?}",
+                String::from_utf8_lossy(key)
+            ));
+        }
+        Ok(())
     }
 }

@@ -6,13 +6,13 @@ use kvorum_node::Node;
 
 use super::coverage::Mark;
 use super::options::{GROUP, Options, WALL_START_MS, node_id};
-use crate::checkers::committed::StateMachine;
-use crate::checkers::completeness;
+use crate::checkers::state_machine::StateMachine;
+use crate::checkers::leader_completeness;
 use crate::checkers::durability::Ledger;
 use crate::checkers::expiry::LoggedClock;
-use crate::checkers::leaders::ElectionSafety;
+use crate::checkers::election_safety::ElectionSafety;
 use crate::checkers::log_matching::LogMatching;
-use crate::checkers::own_versions::Versions;
+use crate::checkers::versions::Versions;
 use crate::checkers::replicas::Replicas;
 use crate::world::Time;
 
@@ -126,7 +126,7 @@ impl Judge {
             .map_err(named("election-safety"))?;
         if is_elected {
             marks.push(Mark::Elections);
-            completeness::check(raft, self.machine.committed())
+            leader_completeness::check(raft, self.machine.committed())
                 .map_err(named("leader-completeness"))?;
         }
         if has_read && raft.is_leader() && raft.term() < self.elections.newest() {

@@ -7,7 +7,6 @@ mod lab_2d;
 mod linearizable;
 mod net;
 mod simulation;
-mod storm;
 
 /// How many seeds each scenario is run on.
 const SEEDS: u64 = 40;
