@@ -6,14 +6,14 @@ use kvorum_node::Node;
 
 use super::coverage::Mark;
 use super::options::{GROUP, Options, WALL_START_MS, node_id};
-use crate::checkers::state_machine::StateMachine;
-use crate::checkers::leader_completeness;
 use crate::checkers::durability::Ledger;
-use crate::checkers::expiry::LoggedClock;
 use crate::checkers::election_safety::ElectionSafety;
+use crate::checkers::expiry::LoggedClock;
+use crate::checkers::leader_completeness;
 use crate::checkers::log_matching::LogMatching;
-use crate::checkers::versions::Versions;
 use crate::checkers::replicas::Replicas;
+use crate::checkers::state_machine::StateMachine;
+use crate::checkers::versions::Versions;
 use crate::world::Time;
 
 /// How far the logged clock may be ahead of true time while at most one wall clock is wrong.
