@@ -35,8 +35,9 @@
 //! The leader appends commands to its log and sends them on. Each append names the entry before its
 //! own; a follower that has not got that one refuses and says where the logs may agree, term by term
 //! rather than entry by entry. Once they agree, appends stream without waiting, within a window
-//! (`progress.rs`, `replication.rs`, `following.rs`). An entry is committed when a majority has it synced *and* it is
-//! of the leader's own term, or comes before such a one; so a new leader begins with an empty entry.
+//! (`progress.rs`, `replication.rs`, `following.rs`). An entry is committed when a majority has it synced
+//! *and* it is of the leader's own term, or comes before such a one; so a new leader begins with an
+//! empty entry.
 //!
 //! Reads need neither entry nor clock: the leader gives a batch of them a fresh number, and runs them
 //! when a majority has answered heartbeats with it (`read_index.rs`). A leader that hears no majority
@@ -62,8 +63,8 @@
 //!   forgotten promises. Nothing here can notice that.
 //! - [`Restored`] must be durable before [`Raft::new`]: what was read back from a page cache is not.
 //! - A replica whose state is damaged and whose log is whole votes and acknowledges, also while a
-//!   snapshot comes over, and does not stand for election ([`Raft::state_lost`]). If its log is the only complete one, an operator has
-//!   to give it a state first.
+//!   snapshot comes over, and does not stand for election ([`Raft::state_lost`]). If its log is the only
+//!   complete one, an operator has to give it a state first.
 //! - A snapshot's membership is that of its index, not the newest ([`Raft::membership_at`]).
 //! - Messages are taken from replicas of the group, proved to be such by the caller. Nonsense is
 //!   ignored and never stops a replica, but lies are believed: this is not Byzantine consensus.

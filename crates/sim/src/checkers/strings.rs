@@ -282,29 +282,7 @@ impl Strings {
         let bytes = old.as_deref().unwrap_or_default();
         match &operation.input {
             Input::Get => (same(), Output::Value(old)),
-            Input::Set {
-                value,
-                exists,
-                get,
-                ttl,
-            } => {
-                let wanted = exists.is_none_or(|exists| exists == old.is_some());
-                let output = match (get, wanted) {
-                    (true, _) => Output::Value(old),
-                    (false, true) => Output::Ok,
-                    (false, false) => Output::Value(None),
-                };
-                let deadline = match ttl {
-                    Ttl::None => None,
-                    Ttl::Keep => before.deadline,
-                    Ttl::Set(ttl) => Some(self.deadline(operation, *ttl)),
-                };
-                let after = State {
-                    value: Some(Rc::clone(value)),
-                    deadline,
-                };
-                (if wanted { after } else { same() }, output)
-            }
+            Input::Set { .. } => self.set(before, operation),
             Input::GetDel => (ABSENT, Output::Value(old)),
             Input::Del => (ABSENT, Output::Int(i64::from(old.is_some()))),
             Input::Exists => (same(), Output::Int(i64::from(old.is_some()))),
@@ -344,6 +322,35 @@ impl Strings {
             ),
             Input::Expire(_) | Input::Persist => (same(), Output::Int(0)),
         }
+    }
+
+    fn set(&self, before: &State, operation: &Operation<Input, Output>) -> (State, Output) {
+        let Input::Set {
+            value,
+            exists,
+            get,
+            ttl,
+        } = &operation.input
+        else {
+            unreachable!("only a SET is applied here");
+        };
+        let old = before.value.clone();
+        let wanted = exists.is_none_or(|exists| exists == old.is_some());
+        let output = match (get, wanted) {
+            (true, _) => Output::Value(old),
+            (false, true) => Output::Ok,
+            (false, false) => Output::Value(None),
+        };
+        let deadline = match ttl {
+            Ttl::None => None,
+            Ttl::Keep => before.deadline,
+            Ttl::Set(ttl) => Some(self.deadline(operation, *ttl)),
+        };
+        let after = State {
+            value: Some(Rc::clone(value)),
+            deadline,
+        };
+        (if wanted { after } else { before.clone() }, output)
     }
 
     fn deadline(&self, operation: &Operation<Input, Output>, ttl: Duration) -> (Time, Time) {

@@ -48,6 +48,8 @@ marks! {
     Kills = "kills",
     /// One node lost its power.
     PowerCuts = "power cuts of one",
+    /// A process was ended around a sync.
+    Ambushes = "ends around a sync",
     /// All nodes lost their power.
     PowerCutsOfAll = "power cuts of all",
     /// A bit of the log flipped and the node came up lost.

@@ -9,36 +9,32 @@
 //! The disk's misfortunes end the process as the real shell does: after the first failed sync nothing
 //! is reported any more.
 
+mod damage;
+mod storage;
+mod turn;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvorum_base::{Bug, ConnId, GroupId, NodeId, Prng, UnixMillis};
-use kvorum_node::format::chunk::{ChunkReader, Loaded};
-use kvorum_node::format::peer;
-use kvorum_node::group::snapshot::SnapshotWriter;
-use kvorum_node::log::{Recovered, Recovery};
+use kvorum_base::{Bug, ConnId, GroupId, NodeId, Prng};
+use kvorum_node::log::Recovery;
 use kvorum_node::start::Snapshots;
 use kvorum_node::status::Counters;
-use kvorum_node::{BatchSeq, Config, Control, Effect, Event, Node, SegmentId, StopReason};
+use kvorum_node::{BatchSeq, Config, Control, Effect, Node, SegmentId};
 
 use super::Cluster;
 use super::client::Connection;
 use super::coverage::Mark;
-use super::options::{GROUP, WALL_START_MS, node_id};
-use crate::disk::{Disk, FileName, SECTOR};
+use super::options::node_id;
+use crate::disk::{Disk, FileName};
 use crate::world::{Time, ms};
+use storage::read_snapshots;
 
 /// How often a process looks at its wall clock.
 const WALL_EVERY: Duration = ms(500);
-
-/// The bytes of a sector's stamp and of a batch's header in the log, to aim bit flips at what counts.
-const STAMP_BYTES: usize = 8;
-const BATCH_HEADER_BYTES: usize = 40;
-/// Where in a batch's content the length of its records stands.
-const RECORDS_LEN_AT: usize = 32;
 
 /// How a process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +98,8 @@ struct State {
     /// Syncs come back no earlier.
     hangs_until: Time,
     wall_offset_ms: i64,
+    /// What happens around the next sync.
+    ambush: Option<End>,
 }
 
 /// One machine.
@@ -135,6 +133,7 @@ impl Host {
                 is_lost: false,
                 hangs_until: Time(0),
                 wall_offset_ms: 0,
+                ambush: None,
             }),
             awaits_repair: Cell::new(false),
         }
@@ -192,6 +191,16 @@ impl Host {
     /// Syncs that are under way or begin before this moment do not come back before it.
     pub fn hang_disk(&self, until: Time) {
         self.state.borrow_mut().hangs_until = until;
+    }
+
+    /// Ends the process like this around its next sync, when there is most to lose; it rises later.
+    pub fn lie_in_wait(&self, end: End) {
+        self.state.borrow_mut().ambush = Some(end);
+    }
+
+    /// Nothing happens around the next sync.
+    pub fn forget_ambush(&self) {
+        self.state.borrow_mut().ambush = None;
     }
 
     /// Moves the wall clock to this distance from the true time.
@@ -417,497 +426,4 @@ impl Host {
         process.inbox.insert(place, incoming);
         self.schedule_turn(&mut state);
     }
-
-    fn schedule_turn(self: &Rc<Self>, state: &mut State) {
-        let cluster = self.cluster();
-        let State { process, prng, .. } = state;
-        let Some(process) = process else { return };
-        if process.is_paused || process.is_turn_due {
-            return;
-        }
-        process.is_turn_due = true;
-        let life = process.life;
-        let delay = prng.below(cluster.options.turn_delay_max.as_micros() as u64 + 1);
-        let host = Rc::clone(self);
-        cluster
-            .world
-            .after(Duration::from_micros(delay), move || host.turn(life));
-    }
-
-    /// Takes in what waits, and carries out what the node asks for.
-    fn turn(self: &Rc<Self>, life: u64) {
-        let cluster = self.cluster();
-        let mut state = self.state.borrow_mut();
-        let wall = self.wall(&state, cluster.world.now());
-        let State { process, .. } = &mut *state;
-        let Some(process) = process.as_mut().filter(|process| process.life == life) else {
-            return;
-        };
-        process.is_turn_due = false;
-        if process.is_paused {
-            return;
-        }
-        let mut effects = Vec::new();
-        for incoming in std::mem::take(&mut process.inbox) {
-            process.take_in(incoming, wall, &mut effects);
-        }
-        process.node.step(Event::EndOfTurn, &mut effects);
-        let reads_before = process.counted.reads;
-        let counters = *process.node.counters();
-        cluster.count(&process.counted, &counters);
-        process.counted = counters;
-        let mut judge = cluster.judge.borrow_mut();
-        let seen = judge.observe(
-            self.index,
-            &process.node,
-            counters.reads > reads_before,
-            cluster.world.now(),
-        );
-        drop(judge);
-        cluster.saw(seen);
-        if self.awaits_repair.get()
-            && process
-                .node
-                .inspect(GROUP)
-                .is_some_and(|i| i.state.is_some())
-        {
-            self.awaits_repair.set(false);
-            cluster.hit(Mark::Repairs);
-        }
-        let is_over = self.carry_out(&mut state, effects, &cluster);
-        drop(state);
-        if is_over {
-            self.end(End::Killed);
-            cluster.rise_later(self);
-        }
-    }
-
-    fn wall(&self, state: &State, now: Time) -> UnixMillis {
-        let wall = WALL_START_MS + now.as_millis();
-        UnixMillis(wall.saturating_add_signed(state.wall_offset_ms))
-    }
-
-    /// Ticks and looks at the wall clock for one life.
-    fn keep_time(self: &Rc<Self>, life: u64) {
-        let cluster = self.cluster();
-        let tick = ms(cluster.options.tick_ms);
-        let world = cluster.world.clone();
-        let host = Rc::clone(self);
-        drop(cluster.world.spawn(async move {
-            let mut next_wall = world.now() + WALL_EVERY;
-            loop {
-                world.sleep(tick).await;
-                if !host.is_in_life(life) {
-                    return;
-                }
-                if world.now() >= next_wall {
-                    next_wall = next_wall + WALL_EVERY;
-                    host.deliver(life, Incoming::Wall);
-                }
-                host.deliver(life, Incoming::Tick);
-            }
-        }));
-    }
-
-    fn is_in_life(&self, life: u64) -> bool {
-        let state = self.state.borrow();
-        state
-            .process
-            .as_ref()
-            .is_some_and(|process| process.life == life)
-    }
-
-    /// Carries out effects in order; true if the process ends by its own will.
-    fn carry_out(
-        self: &Rc<Self>,
-        state: &mut State,
-        effects: Vec<Effect>,
-        cluster: &Rc<Cluster>,
-    ) -> bool {
-        for effect in effects {
-            match effect {
-                Effect::Append {
-                    segment,
-                    offset,
-                    upto,
-                    frame,
-                } => {
-                    state.disk.write_segment(segment.0, offset as usize, &frame);
-                    self.sync_later(
-                        state,
-                        upto,
-                        SyncedFrame {
-                            segment,
-                            offset: offset as usize,
-                            len: frame.len(),
-                        },
-                    );
-                }
-                Effect::PrepareSegment { segment } => self.prepare_later(state, segment),
-                Effect::FreeSegment { segment } => {
-                    cluster.hit(Mark::Recycled);
-                    state.disk.free_segment(segment.0);
-                    state.synced.retain(|frame| frame.segment != segment);
-                }
-                Effect::Send { to, frame, .. } => {
-                    let frame = Bytes::from(frame.concat());
-                    if state.is_lost {
-                        self.check_silence(&frame);
-                    }
-                    cluster.send(self.index, to, &frame);
-                }
-                Effect::Output(conn) => state.write_out(conn),
-                Effect::Close(conn) => {
-                    state.write_out(conn);
-                    let process = state.process.as_mut().expect("it runs");
-                    if let Some(connection) = process.close(conn) {
-                        connection.broken_by_server();
-                    }
-                }
-                Effect::Pause(conn) => {
-                    let process = state.process.as_mut().expect("it runs");
-                    process.unread.entry(conn).or_default();
-                }
-                Effect::Resume(conn) => {
-                    let process = state.process.as_mut().expect("it runs");
-                    for bytes in process.unread.remove(&conn).unwrap_or_default() {
-                        process.inbox.push_back(Incoming::Bytes(conn, bytes));
-                    }
-                    self.schedule_turn(state);
-                }
-                Effect::StoreSnapshot {
-                    group,
-                    number,
-                    writer,
-                } => self.store_snapshot(state, group, number, writer),
-                Effect::DropSnapshot { group, number } => {
-                    let group = group.get();
-                    state.disk.remove(&FileName::Snapshot { group, number });
-                }
-                Effect::Continue => self.schedule_turn(state),
-                Effect::Note(note) => {
-                    cluster.trace(|| format!("node {}: {}", node_id(self.index), note.text));
-                }
-                Effect::Stop(reason) => {
-                    match *reason {
-                        StopReason::Shutdown => cluster.hit(Mark::Shutdowns),
-                        StopReason::Broken(text) => cluster.fail(
-                            "no-broken-node",
-                            format!("node {} stops: {text}", node_id(self.index)),
-                        ),
-                    }
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    fn sync_later(self: &Rc<Self>, state: &mut State, upto: BatchSeq, frame: SyncedFrame) {
-        let cluster = self.cluster();
-        let now = cluster.world.now();
-        let due = (now + state.disk.sync_time()).max(state.hangs_until);
-        let (host, life) = (Rc::clone(self), state.lives);
-        cluster
-            .world
-            .after(due - now, move || host.sync(life, upto, frame));
-    }
-
-    /// The sync that began earlier comes back, well or not.
-    fn sync(self: &Rc<Self>, life: u64, upto: BatchSeq, frame: SyncedFrame) {
-        let cluster = self.cluster();
-        let now = cluster.world.now();
-        let mut state = self.state.borrow_mut();
-        let runs = state
-            .process
-            .as_ref()
-            .is_some_and(|process| process.life == life);
-        if !runs {
-            return;
-        }
-        if state.hangs_until > now {
-            let (host, again) = (Rc::clone(self), state.hangs_until - now);
-            cluster
-                .world
-                .after(again, move || host.sync(life, upto, frame));
-            return;
-        }
-        let result = state.disk.sync_segments();
-        if result.is_err() {
-            cluster.hit(Mark::FailedSyncs);
-            cluster.trace(|| format!("node {}: a sync fails", node_id(self.index)));
-            if !cluster.options.planted.has(Bug::SyncedAfterFailure) {
-                drop(state);
-                self.end(End::Killed);
-                cluster.rise_later(self);
-                return;
-            }
-        } else {
-            state.synced.push_back(frame);
-        }
-        state.is_begun = true;
-        drop(state);
-        self.deliver(life, Incoming::Synced(upto));
-    }
-
-    fn prepare_later(self: &Rc<Self>, state: &mut State, segment: SegmentId) {
-        let cluster = self.cluster();
-        let delay = Duration::from_micros(state.prng.range(100, 5_000));
-        let (host, life) = (Rc::clone(self), state.lives);
-        cluster.world.after(delay, move || {
-            if !host.is_in_life(life) {
-                return;
-            }
-            let made = {
-                let mut state = host.state.borrow_mut();
-                let is_there = state.disk.segments().any(|made| made == segment.0);
-                is_there || state.disk.prepare_segment(segment.0).is_ok()
-            };
-            if made {
-                host.deliver(life, Incoming::SegmentReady(segment));
-            } else {
-                host.cluster().hit(Mark::FullDisks);
-                host.deliver(life, Incoming::SegmentRefused(segment));
-            }
-        });
-    }
-
-    /// Writes a snapshot file as the bulk thread does: pieces, sync, rename, sync of the directory,
-    /// and a look whether it can be read.
-    fn store_snapshot(
-        self: &Rc<Self>,
-        state: &mut State,
-        group: GroupId,
-        number: u64,
-        mut writer: Box<SnapshotWriter>,
-    ) {
-        let cluster = self.cluster();
-        let world = cluster.world.clone();
-        let (host, life) = (Rc::clone(self), state.lives);
-        let mut prng = state.prng.fork();
-        drop(cluster.world.spawn(async move {
-            let mut bytes = Vec::new();
-            while let Some(piece) = writer.next_piece() {
-                bytes.extend_from_slice(&piece);
-                world
-                    .sleep(Duration::from_micros(prng.range(100, 3_000)))
-                    .await;
-                if !host.is_in_life(life) {
-                    return;
-                }
-            }
-            let names = (
-                FileName::Unfinished {
-                    group: group.get(),
-                    number,
-                },
-                FileName::Snapshot {
-                    group: group.get(),
-                    number,
-                },
-            );
-            for step in 0..4 {
-                if host.snapshot_step(step, &names, &bytes).is_err() {
-                    host.cluster().hit(Mark::FullDisks);
-                    let full = Err("no room".to_owned());
-                    host.deliver(life, Incoming::SnapshotStored(group, number, full));
-                    return;
-                }
-                world
-                    .sleep(Duration::from_micros(prng.range(50, 5_000)))
-                    .await;
-                if !host.is_in_life(life) {
-                    return;
-                }
-            }
-            let stored = Ok(bytes.len() as u64);
-            host.deliver(life, Incoming::SnapshotStored(group, number, stored));
-        }));
-    }
-
-    fn snapshot_step(
-        &self,
-        step: u32,
-        (draft, name): &(FileName, FileName),
-        bytes: &[u8],
-    ) -> Result<(), ()> {
-        let disk = &mut self.state.borrow_mut().disk;
-        match step {
-            0 => disk.write_file(draft.clone(), bytes).map_err(|_| ()),
-            1 => disk.sync_file(draft).map_err(|_| ()),
-            2 => {
-                disk.rename(draft, name.clone());
-                Ok(())
-            }
-            _ => {
-                disk.sync_directory();
-                assert_eq!(disk.read(name), Some(bytes), "a snapshot read back");
-                Ok(())
-            }
-        }
-    }
-
-    /// Flips a bit of the synced log, in a byte that is covered by a checksum. The process must not
-    /// run. False if there is nothing to flip.
-    pub fn flip_log(&self) -> bool {
-        let mut state = self.state.borrow_mut();
-        assert!(state.process.is_none(), "flips are seen at a start");
-        let State {
-            disk, prng, synced, ..
-        } = &mut *state;
-        // The newest frames matter most: they hold what was promised last.
-        let newest = prng.below(4).min(synced.len() as u64) as usize;
-        let at = match prng.chance(1, 2) {
-            true => synced.len().checked_sub(1 + newest),
-            false => (!synced.is_empty()).then(|| prng.index(synced.len())),
-        };
-        let Some(frame) = at.and_then(|at| synced.get(at)) else {
-            return false;
-        };
-        let name = FileName::Segment(frame.segment.0);
-        let Some(bytes) = disk.read(&name) else {
-            return false;
-        };
-        let frame_bytes = &bytes[frame.offset..frame.offset + frame.len];
-        let len_at = STAMP_BYTES + RECORDS_LEN_AT;
-        let len = u32::from_le_bytes(frame_bytes[len_at..len_at + 4].try_into().expect("four"));
-        let content = prng.index(BATCH_HEADER_BYTES + len as usize);
-        let room = SECTOR - STAMP_BYTES;
-        let at = frame.offset + content / room * SECTOR + STAMP_BYTES + content % room;
-        let wanted = name.clone();
-        let flipped = disk.flip_bit(|name, _| (*name == wanted).then_some(at..at + 1));
-        state.is_flipped = flipped.is_some();
-        flipped.is_some()
-    }
-
-    /// Flips a bit of the newest snapshot file. The process must not run. False if there is none.
-    pub fn flip_snapshot(&self) -> bool {
-        let mut state = self.state.borrow_mut();
-        assert!(state.process.is_none(), "flips are seen at a start");
-        let is_snapshot = |name: &&FileName| matches!(name, FileName::Snapshot { .. });
-        let newest = state.disk.names().filter(is_snapshot).last().cloned();
-        let flipped = state
-            .disk
-            .flip_bit(|name, bytes| (Some(name) == newest.as_ref()).then_some(0..bytes.len()));
-        if flipped.is_some() {
-            self.awaits_repair.set(true);
-        }
-        flipped.is_some()
-    }
-
-    /// A node that lost its promises may say so, and nothing else.
-    fn check_silence(&self, frame: &Bytes) {
-        let (_, messages) = peer::decode(&frame.slice(peer::PREFIX_BYTES..))
-            .expect("a node's own frame can be read");
-        for message in messages {
-            let is_harmless = matches!(
-                message,
-                peer::PeerMessage::Lost | peer::PeerMessage::Gone { .. }
-            );
-            if !is_harmless {
-                self.cluster().fail(
-                    "silence",
-                    format!(
-                        "node {} lost its promises and says {message:?}",
-                        node_id(self.index)
-                    ),
-                );
-            }
-        }
-    }
-}
-
-impl State {
-    /// Takes what is to be written to a connection, sometimes not all at once.
-    fn write_out(&mut self, conn: ConnId) {
-        let Some(process) = &mut self.process else {
-            return;
-        };
-        let Some(output) = process.node.output(conn) else {
-            return;
-        };
-        let bytes = output.to_vec();
-        output.advance(bytes.len());
-        if let Some(connection) = process.connections.get(&conn) {
-            connection.answered(bytes);
-        }
-        if self.prng.chance(1, 20) {
-            process.inbox.push_back(Incoming::Drained(conn));
-        }
-    }
-}
-
-impl Process {
-    fn take_in(&mut self, incoming: Incoming, wall: UnixMillis, effects: &mut Vec<Effect>) {
-        let event = match incoming {
-            Incoming::Opened(conn) => Event::Opened {
-                conn,
-                address: "127.0.0.1:1",
-            },
-            Incoming::Closed(conn) => {
-                if self.close(conn).is_none() {
-                    return;
-                }
-                Event::Closed { conn }
-            }
-            Incoming::Bytes(conn, data) => {
-                if !self.connections.contains_key(&conn) {
-                    return;
-                }
-                if let Some(unread) = self.unread.get_mut(&conn) {
-                    unread.push(data);
-                    return;
-                }
-                return self.node.step(Event::Bytes { conn, data: &data }, effects);
-            }
-            Incoming::Drained(conn) => Event::Drained { conn },
-            Incoming::Peer { from, frame } => Event::Peer { from, frame },
-            Incoming::PeerReset(node) => Event::PeerReset { node },
-            Incoming::Synced(upto) => Event::Synced { upto },
-            Incoming::SegmentReady(segment) => Event::SegmentReady { segment },
-            Incoming::SegmentRefused(segment) => Event::SegmentRefused { segment },
-            Incoming::SnapshotStored(group, number, result) => Event::SnapshotStored {
-                group,
-                number,
-                result,
-            },
-            Incoming::Tick => Event::Tick,
-            Incoming::Wall => Event::Wall(wall),
-            Incoming::Control(control) => Event::Control(control),
-        };
-        self.node.step(event, effects);
-    }
-
-    /// Forgets a connection; its place is used again under the next generation.
-    fn close(&mut self, conn: ConnId) -> Option<Rc<Connection>> {
-        let connection = self.connections.remove(&conn)?;
-        self.unread.remove(&conn);
-        self.free.push(ConnId {
-            generation: conn.generation + 1,
-            ..conn
-        });
-        Some(connection)
-    }
-}
-
-fn read_snapshots(disk: &Disk, config: &Config, recovered: &Recovered) -> Snapshots {
-    let mut snapshots = Snapshots::new();
-    for (group, state) in &recovered.groups {
-        let number = state.snapshot.number;
-        if number == 0 {
-            continue;
-        }
-        let name = FileName::Snapshot {
-            group: group.get(),
-            number,
-        };
-        let read = || -> Result<Loaded, String> {
-            let bytes = disk.read(&name).ok_or("it is not there")?;
-            let mut reader = ChunkReader::new(*group, config.hash_key);
-            reader.feed(bytes).map_err(|error| error.to_string())?;
-            reader.finish().map_err(|error| error.to_string())
-        };
-        snapshots.insert(*group, read());
-    }
-    snapshots
 }

@@ -42,6 +42,7 @@ pub fn calm(cluster: &Rc<Cluster>) {
         host.hang_disk(Time(0));
         host.set_wall_offset(0);
         host.resume();
+        host.forget_ambush();
         host.start();
     }
     cluster.trace(|| "the storm is over".to_owned());
@@ -198,6 +199,9 @@ impl Strike {
             End::Killed => Mark::Kills,
             End::PowerCut => Mark::PowerCuts,
         });
+        if self.prng.chance(1, 2) {
+            return host.lie_in_wait(end);
+        }
         host.end(end);
         self.sleep(5, 3_000).await;
         host.start();
