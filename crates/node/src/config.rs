@@ -43,6 +43,8 @@ pub struct Config {
     pub log: crate::log::LogOptions,
     /// Replaces [`crate::limits::SNAPSHOT_AFTER_LOG_BYTES`].
     pub snapshot_after_log_bytes: u64,
+    /// Bytes of entries in one message to a follower; one entry larger than this travels alone.
+    pub append_bytes_max: usize,
     /// Replaces [`crate::limits::LOG_CACHE_BYTES`].
     pub log_cache_bytes: u64,
     /// The bug of this node, in a build for the simulator.

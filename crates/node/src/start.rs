@@ -122,7 +122,7 @@ fn start_group(
         election_ticks_min: config.election_ticks_min,
         election_ticks_max: config.election_ticks_max,
         heartbeat_ticks: config.heartbeat_ticks,
-        append_bytes_max: limits::ENTRY_BYTES_TARGET,
+        append_bytes_max: config.append_bytes_max,
         uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX as usize,
         planted: config.planted,
         ..kvorum_raft::Config::new(replica, encode_raft)

@@ -3,7 +3,7 @@
 //! ```text
 //! kvorum-sim [--seeds N] [--first-seed S] [--jobs J]    N seeds, from S on or fresh random ones
 //! kvorum-sim --seed S [--trace]                         one seed, told as it goes
-//! kvorum-sim --planted NAME|all [--first-seed S]        is the judge any good? (feature `planted`)
+//! kvorum-sim --planted NAME|all [--first-seed S] [--jobs J]   is the judge any good? (feature `planted`)
 //! ```
 //!
 //! Exits with an error if anything failed, and prints how to see it again.
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(|_| ()));
     }
     match &args.planted {
-        Some(name) => judge_the_judge(name, args.first),
+        Some(name) => judge_the_judge(name, args.first, args.jobs),
         None => judge(&args),
     }
 }
@@ -146,8 +146,8 @@ fn judge(args: &Args) -> ExitCode {
     }
 }
 
-fn judge_the_judge(name: &str, first: u64) -> ExitCode {
-    match planted::hunt(name, first, |line| println!("{line}")) {
+fn judge_the_judge(name: &str, first: u64, jobs: u64) -> ExitCode {
+    match planted::hunt(name, first, jobs as usize, |line| println!("{line}")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
             println!("FAILED {text}");

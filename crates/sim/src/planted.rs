@@ -15,8 +15,13 @@ pub const SEEDS_MAX: u64 = 200;
 #[must_use]
 pub fn meant_for(bug: Bug) -> &'static [&'static str] {
     match bug {
-        Bug::ReplyBeforeSync => &["durability", "state-machine-safety", "leader-completeness"],
-        Bug::VoteNotSaved | Bug::VoteFreedWithSegment => &["election-safety"],
+        Bug::ReplyBeforeSync => &[
+            "durability",
+            "state-machine-safety",
+            "leader-completeness",
+            "promises",
+        ],
+        Bug::VoteNotSaved | Bug::VoteFreedWithSegment => &["promises", "election-safety"],
         Bug::OldTermCommit => &["state-machine-safety", "leader-completeness"],
         Bug::ReadWithoutQuorum | Bug::ReadNumberReused | Bug::ReadBeforeOwnTerm => {
             &["linearizability"]
@@ -29,18 +34,15 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
         ],
         Bug::SnapshotMissesLast | Bug::AppliedTwice => &["replica-equality"],
         Bug::ExpiryByLocalClock => &["expiry", "replica-equality"],
-        Bug::CarryTruncates
-        | Bug::ResetMissing
-        | Bug::DuplicateAppendWritten
-        | Bug::DamagedReplicaAcks
-        | Bug::DamageTakenForTorn
-        | Bug::RecoveredTailNotSynced
-        | Bug::SyncedAfterFailure => &[
+        Bug::DuplicateAppendWritten | Bug::DamagedReplicaAcks | Bug::DamageTakenForTorn => {
+            &["promises", "damage-seen"]
+        }
+        Bug::CarryTruncates | Bug::ResetMissing => &["promises", "intact-log"],
+        Bug::RecoveredTailNotSynced | Bug::SyncedAfterFailure => &[
+            "promises",
             "durability",
             "leader-completeness",
             "state-machine-safety",
-            "damage-seen",
-            "election-safety",
             "intact-log",
         ],
         Bug::TornTakenForDamage => &["intact-log"],
@@ -57,6 +59,7 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
 pub fn needs(bug: Bug) -> &'static [Danger] {
     match bug {
         Bug::ReplyBeforeSync | Bug::VoteNotSaved => &[Danger::PowerCutOfAll, Danger::PowerCut],
+        Bug::OldTermCommit => &[Danger::FallingLeaders],
         Bug::SessionsNotInSnapshot | Bug::SnapshotMissesLast | Bug::ForeignChunkResumed => {
             &[Danger::Snapshot, Danger::FlipSnapshot]
         }
@@ -65,8 +68,11 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
         Bug::TornTakenForDamage => &[Danger::PowerCutOfAll],
         Bug::RecoveredTailNotSynced => &[Danger::KillThenPowerCut],
         Bug::SyncedAfterFailure => &[Danger::FailedSync, Danger::PowerCutOfAll],
-        Bug::AppliedTwice => &[Danger::Kill],
-        Bug::ReadWithoutQuorum | Bug::DeposedRedirects => &[Danger::Partition],
+        Bug::AppliedTwice | Bug::VoteFreedWithSegment | Bug::CarryTruncates => &[Danger::Kill],
+        Bug::ResetMissing | Bug::DuplicateAppendWritten => &[Danger::Kill, Danger::Weather],
+        Bug::ReadWithoutQuorum | Bug::ReadNumberReused | Bug::DeposedRedirects => {
+            &[Danger::Partition]
+        }
         _ => &[],
     }
 }
@@ -89,7 +95,10 @@ pub fn options(seed: u64, bug: Bug) -> Options {
 /// If a bug was not caught, or by a checker that is not meant for it, or a seed fails without it;
 /// or if this build has no planted bugs.
 #[cfg(feature = "planted")]
-pub fn hunt(name: &str, first: u64, mut tell: impl FnMut(&str)) -> Result<(), String> {
+pub fn hunt(name: &str, first: u64, jobs: usize, mut tell: impl FnMut(&str)) -> Result<(), String> {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
     let bugs: Vec<Bug> = Bug::ALL
         .iter()
         .copied()
@@ -98,16 +107,29 @@ pub fn hunt(name: &str, first: u64, mut tell: impl FnMut(&str)) -> Result<(), St
     if bugs.is_empty() {
         return Err(format!("no bug is called {name}"));
     }
+    let (bugs, jobs) = (&bugs, jobs.clamp(1, bugs.len()));
+    let (next, (verdicts, received)) = (AtomicUsize::new(0), mpsc::channel());
     let mut escaped = Vec::new();
-    for bug in bugs {
-        match hunt_one(bug, first) {
-            Ok(text) => tell(&format!("{:28} {text}", bug.name())),
-            Err(text) => {
-                tell(&format!("{:28} NOT CAUGHT: {text}", bug.name()));
-                escaped.push(bug.name());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            let (next, verdicts) = (&next, verdicts.clone());
+            scope.spawn(move || {
+                while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let _ = verdicts.send((*bug, hunt_one(*bug, first)));
+                }
+            });
+        }
+        drop(verdicts);
+        for (bug, verdict) in received {
+            match verdict {
+                Ok(text) => tell(&format!("{:28} {text}", bug.name())),
+                Err(text) => {
+                    tell(&format!("{:28} NOT CAUGHT: {text}", bug.name()));
+                    escaped.push(bug.name());
+                }
             }
         }
-    }
+    });
     match escaped.is_empty() {
         true => Ok(()),
         false => Err(format!("not caught: {}", escaped.join(", "))),
@@ -119,7 +141,7 @@ pub fn hunt(name: &str, first: u64, mut tell: impl FnMut(&str)) -> Result<(), St
 /// # Errors
 /// Always.
 #[cfg(not(feature = "planted"))]
-pub fn hunt(_: &str, _: u64, _: impl FnMut(&str)) -> Result<(), String> {
+pub fn hunt(_: &str, _: u64, _: usize, _: impl FnMut(&str)) -> Result<(), String> {
     Err("this build has no planted bugs: build with --features planted".to_owned())
 }
 

@@ -205,6 +205,7 @@ fn node_config(
         clock_skew_ms_max: CLOCK_SKEW_MS_MAX,
         log,
         snapshot_after_log_bytes: kvorum_node::limits::SNAPSHOT_AFTER_LOG_BYTES,
+        append_bytes_max: kvorum_node::limits::ENTRY_BYTES_TARGET,
         log_cache_bytes: kvorum_node::limits::LOG_CACHE_BYTES,
         planted: kvorum_base::Planted::default(),
     })

@@ -11,6 +11,7 @@ pub mod linearizable;
 pub mod liveness;
 pub mod log_matching;
 pub mod pipelines;
+pub mod promises;
 pub mod replicas;
 pub mod sessions;
 pub mod state_machine;

@@ -229,16 +229,23 @@ impl Client {
 
     /// Sends requests in one pipeline, once. Says what became of each.
     pub async fn ask(&self, requests: &[Request]) -> Vec<Answer> {
-        let Some(connection) = self.connection() else {
+        let patience = ms(500 + self.below(self.cluster.options.deadline_ms + 2_000));
+        let answers = self.ask_within(requests, patience).await;
+        if self.connection.borrow().is_none() {
             self.try_elsewhere();
+        }
+        answers
+    }
+
+    /// Asks and hangs up if that takes longer than `patience`; the next request goes to the same node.
+    pub async fn ask_within(&self, requests: &[Request], patience: Duration) -> Vec<Answer> {
+        let Some(connection) = self.connection() else {
             return vec![Answer::Refused; requests.len()];
         };
-        let patience = ms(500 + self.below(self.cluster.options.deadline_ms + 2_000));
         let replies = connection.exchange(requests, patience).await;
         let mut answers: Vec<Answer> = replies.into_iter().map(|reply| self.judge(reply)).collect();
         if answers.len() < requests.len() {
             self.disconnect();
-            self.try_elsewhere();
         }
         answers.resize(requests.len(), Answer::Unknown);
         self.cluster.asked(&answers);

@@ -52,6 +52,8 @@ marks! {
     Ambushes = "ends around a sync",
     /// All nodes lost their power.
     PowerCutsOfAll = "power cuts of all",
+    /// A leader was killed soon after its election.
+    FallenLeaders = "leaders killed soon after their election",
     /// A bit of the log flipped and the node came up lost.
     LostNodes = "lost nodes",
     /// A bit of a snapshot flipped.

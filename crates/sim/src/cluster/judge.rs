@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use kvorum_node::Node;
+use kvorum_node::format::peer::PeerMessage;
 
 use super::coverage::Mark;
 use super::options::{GROUP, Options, WALL_START_MS, node_id};
@@ -11,6 +12,7 @@ use crate::checkers::election_safety::ElectionSafety;
 use crate::checkers::expiry::LoggedClock;
 use crate::checkers::leader_completeness;
 use crate::checkers::log_matching::LogMatching;
+use crate::checkers::promises::Promises;
 use crate::checkers::replicas::Replicas;
 use crate::checkers::state_machine::StateMachine;
 use crate::checkers::versions::Versions;
@@ -40,6 +42,7 @@ pub struct Seen {
 /// All that is known of the replicas.
 pub struct Judge {
     elections: ElectionSafety,
+    promises: Promises,
     logs: LogMatching,
     machine: StateMachine,
     replicas: Replicas,
@@ -61,6 +64,7 @@ impl Judge {
     pub fn new(options: &Options) -> Self {
         Self {
             elections: ElectionSafety::default(),
+            promises: Promises::default(),
             logs: LogMatching::default(),
             machine: StateMachine::default(),
             replicas: Replicas::default(),
@@ -82,9 +86,22 @@ impl Judge {
 
     /// The node begins another life.
     pub(super) fn restarted(&mut self, node: usize) {
+        self.promises.restarted(node);
         self.logs.restarted(node);
         self.machine.restarted(node);
         self.replicas.restarted(node);
+    }
+
+    /// A node's frame leaves.
+    pub(super) fn said(&mut self, node: usize, messages: &[PeerMessage]) {
+        for message in messages {
+            if let PeerMessage::Raft {
+                from, to, message, ..
+            } = message
+            {
+                self.promises.said(node, *from, *to, message);
+            }
+        }
     }
 
     /// Looks at a node after a turn.
@@ -113,6 +130,9 @@ impl Judge {
         };
         let raft = replica.raft;
         let named = |checker| move |text| (checker, text);
+        self.promises
+            .observe(index, raft)
+            .map_err(named("promises"))?;
         if self
             .logs
             .observe(index, raft)

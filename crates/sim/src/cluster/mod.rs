@@ -84,6 +84,8 @@ pub struct Cluster {
     is_closing: Cell<bool>,
     /// Some wall clock is wrong, or was lately.
     is_clock_wrong: Cell<bool>,
+    /// The next election ends with a power cut of all.
+    is_cut_at_election: Cell<bool>,
 }
 
 impl Cluster {
@@ -108,6 +110,7 @@ impl Cluster {
             operations: Cell::new(0),
             is_closing: Cell::new(false),
             is_clock_wrong: Cell::new(false),
+            is_cut_at_election: Cell::new(false),
             is_traced,
             options,
             world,
@@ -192,7 +195,14 @@ impl Cluster {
         self.operations.get()
     }
 
-    fn saw(&self, seen: Seen) {
+    fn saw(self: &Rc<Self>, seen: Seen) {
+        let is_elected = seen.marks.contains(&Mark::Elections);
+        if is_elected && self.is_cut_at_election.take() {
+            // While the votes are there, and the leader's first entry is not everywhere.
+            let moment = Duration::from_micros(self.prng.borrow_mut().below(4_000));
+            let cluster = Rc::clone(self);
+            self.world.after(moment, move || cluster.cut_power());
+        }
         let mut coverage = self.coverage.borrow_mut();
         for mark in seen.marks {
             coverage.hit(mark);
@@ -264,6 +274,19 @@ impl Cluster {
             self.world.after(self.options.latency, move || {
                 host.deliver_now(Incoming::PeerReset(node_id(index)));
             });
+        }
+    }
+
+    /// All machines lose their power at once, and get it back one by one.
+    pub fn cut_power(self: &Rc<Self>) {
+        if self.is_calm.get() {
+            return;
+        }
+        self.hit(Mark::PowerCutsOfAll);
+        for host in self.hosts() {
+            host.end(host::End::PowerCut);
+            let delay = ms(self.prng.borrow_mut().range(5, 1_000));
+            self.world.after(delay, move || host.start());
         }
     }
 

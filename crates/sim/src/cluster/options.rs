@@ -36,6 +36,8 @@ pub enum Danger {
     PowerCut,
     /// All nodes lose their power at once.
     PowerCutOfAll,
+    /// Several leaders in a row are killed soon after they were elected.
+    FallingLeaders,
     /// A process is killed, restarts, and soon the power fails.
     KillThenPowerCut,
     /// A bit of the synced log flips.
@@ -71,6 +73,7 @@ impl Danger {
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutOfAll,
+        Self::FallingLeaders,
         Self::KillThenPowerCut,
         Self::FlipLog,
         Self::FlipSnapshot,
@@ -123,6 +126,8 @@ pub struct Options {
     pub segment_bytes: u32,
     /// After how many bytes of log a snapshot is taken.
     pub snapshot_after: u64,
+    /// Bytes of entries in one message.
+    pub append_bytes: usize,
     /// Bytes of entries kept in memory.
     pub log_cache_bytes: u64,
     /// How long a request waits before it is refused or unknown.
@@ -163,6 +168,7 @@ impl Options {
             snapshot_after: *prng
                 .pick(&[u64::from(segment_bytes), 128 << 10, 1 << 20])
                 .expect("one"),
+            append_bytes: *prng.pick(&[1, 2 << 10, 64 << 10]).expect("one"),
             log_cache_bytes: *prng.pick(&[8 << 10, 64 << 10, 1 << 20]).expect("one"),
             deadline_ms: prng.range(1_000, 5_000),
             big_value_max: u64::from(segment_bytes) / 24,
@@ -221,6 +227,7 @@ impl Options {
                 ..LogOptions::small(self.segment_bytes)
             },
             snapshot_after_log_bytes: self.snapshot_after,
+            append_bytes_max: self.append_bytes,
             log_cache_bytes: self.log_cache_bytes,
             planted: self.planted,
         }

@@ -36,6 +36,7 @@ pub fn start(cluster: &Rc<Cluster>) {
 /// Ends the storm: everything is whole again, and every node runs that can.
 pub fn calm(cluster: &Rc<Cluster>) {
     cluster.is_calm.set(true);
+    cluster.is_cut_at_election.set(false);
     cluster.heal();
     for host in cluster.hosts() {
         host.with_disk(|disk| *disk.conduct_mut() = Conduct::default());
@@ -89,6 +90,7 @@ impl Strike {
             Danger::Kill => self.end_one(End::Killed).await,
             Danger::PowerCut => self.end_one(End::PowerCut).await,
             Danger::PowerCutOfAll => self.power_cut_of_all(),
+            Danger::FallingLeaders => self.falling_leaders().await,
             Danger::KillThenPowerCut => self.kill_then_power_cut().await,
             Danger::FlipLog => {
                 self.flip(Host::flip_log);
@@ -207,12 +209,40 @@ impl Strike {
         host.start();
     }
 
+    /// Now, or at the next election, when votes have been given and nothing came of them yet.
     fn power_cut_of_all(&mut self) {
-        self.cluster.hit(Mark::PowerCutsOfAll);
-        for host in self.cluster.hosts() {
-            host.end(End::PowerCut);
-            let delay = ms(self.prng.range(5, 1_000));
-            self.cluster.world.after(delay, move || host.start());
+        match self.prng.chance(1, 2) {
+            true => self.cluster.is_cut_at_election.set(true),
+            false => self.cluster.cut_power(),
+        }
+    }
+
+    /// One leader after the other falls, soon after it was elected: some entries of each are on some
+    /// disks, and which of them last is decided by the ones after (Raft paper, figure 8).
+    async fn falling_leaders(&mut self) {
+        let cluster = Rc::clone(&self.cluster);
+        for _ in 0..self.prng.range(3, 12) {
+            let until = cluster.world.now() + ms(2_000);
+            let leader = loop {
+                let hosts = cluster.hosts();
+                let leader = hosts.iter().find(|host| leads(host)).cloned();
+                if leader.is_some() || cluster.world.now() >= until {
+                    break leader;
+                }
+                self.sleep(1, 3).await;
+            };
+            if cluster.is_calm.get() {
+                return;
+            }
+            let Some(leader) = leader else { continue };
+            match self.prng.chance(1, 5) {
+                true => self.sleep(10, 300).await,
+                false => self.sleep(1, 15).await,
+            }
+            cluster.hit(Mark::FallenLeaders);
+            leader.end(End::Killed);
+            let delay = ms(self.prng.range(5, 1_500));
+            cluster.world.after(delay, move || leader.start());
         }
     }
 

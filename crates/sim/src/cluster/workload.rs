@@ -103,7 +103,8 @@ impl Worker {
                 89..92 => self.several().await,
                 92..94 => self.big().await,
                 94..97 => self.version().await,
-                97..99 => self.scan().await,
+                97 => self.scan().await,
+                98 => self.glances().await,
                 _ => self.client.disconnect(),
             }
         }
@@ -242,7 +243,7 @@ impl Worker {
     /// Runs calls in one pipeline, and tries the refused ones again a few times.
     async fn try_calls(&self, mut calls: Vec<Call>) {
         for _ in 0..3 {
-            calls = self.run_calls(calls).await;
+            calls = self.run_calls(calls, None).await;
             if calls.is_empty() || self.client.chance(200) {
                 return;
             }
@@ -255,8 +256,8 @@ impl Worker {
         self.client.cluster.world.sleep(pause).await;
     }
 
-    /// Runs calls in one pipeline, once; returns the refused ones.
-    async fn run_calls(&self, calls: Vec<Call>) -> Vec<Call> {
+    /// Runs calls in one pipeline, once; returns the refused ones. With a patience it hangs up after it.
+    async fn run_calls(&self, calls: Vec<Call>, patience: Option<Duration>) -> Vec<Call> {
         let cluster = &self.client.cluster;
         let begun = cluster.world.now();
         let mut ids = Vec::new();
@@ -265,7 +266,10 @@ impl Worker {
             ids.push(history.called(self.client.number, part.clone(), begun));
         }
         let requests: Vec<Request> = calls.iter().map(|call| call.request.clone()).collect();
-        let answers = self.client.ask(&requests).await;
+        let answers = match patience {
+            Some(patience) => self.client.ask_within(&requests, patience).await,
+            None => self.client.ask(&requests).await,
+        };
         let now = cluster.world.now();
         let mut ids = ids.into_iter();
         let mut refused = Vec::new();
@@ -463,6 +467,22 @@ impl Worker {
         }
     }
 
+    /// Reads again and again at one node, without waiting long for an answer: somebody must be there
+    /// when a leader that was cut off still thinks that it leads.
+    async fn glances(&mut self) {
+        let cluster = Rc::clone(&self.client.cluster);
+        let until = cluster.world.now() + ms(2_000);
+        while cluster.world.now() < until && !cluster.is_closing.get() {
+            let key = self.key("k", 5);
+            let patience = ms(5 + self.client.below(80));
+            let calls = vec![call(&["GET", &key], Input::Get)];
+            if !self.run_calls(calls, Some(patience)).await.is_empty() {
+                // Nobody listens, or nobody leads here.
+                self.back_off().await;
+            }
+        }
+    }
+
     /// Scans for the keys that this client has written once: all are there.
     async fn scan(&mut self) {
         let cluster = Rc::clone(&self.client.cluster);
@@ -472,7 +492,7 @@ impl Worker {
             judge.ledger.written(prefix.as_bytes()).cloned().collect()
         };
         let pattern = format!("{prefix}*");
-        let mut cursor = "0".to_owned();
+        let (mut cursor, mut is_whole) = ("0".to_owned(), false);
         let found = RefCell::new(std::collections::BTreeSet::new());
         for _ in 0..200 {
             let scan = [request(&[
@@ -489,7 +509,8 @@ impl Worker {
                     });
                     found.borrow_mut().extend(names);
                     cursor = String::from_utf8_lossy(next).into_owned();
-                    if cursor == "0" {
+                    is_whole = cursor == "0";
+                    if is_whole {
                         break;
                     }
                 }
@@ -499,7 +520,7 @@ impl Worker {
                 Answer::Refused | Answer::Unknown => self.back_off().await,
             }
         }
-        if cursor != "0" {
+        if !is_whole {
             return;
         }
         let found = found.into_inner();
@@ -550,7 +571,7 @@ pub async fn read_everything(cluster: &Rc<Cluster>) {
             })
             .collect();
         while !calls.is_empty() && cluster.failure().is_none() {
-            calls = worker.run_calls(calls).await;
+            calls = worker.run_calls(calls, None).await;
         }
     }
     let ledger = cluster.judge.borrow().ledger.keys();

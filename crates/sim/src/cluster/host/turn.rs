@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvorum_base::{ConnId, UnixMillis};
-use kvorum_node::format::peer;
+use kvorum_base::{ConnId, NodeId, UnixMillis};
+use kvorum_node::format::peer::{self, PeerMessage};
 use kvorum_node::{Effect, Event, SegmentId, StopReason};
 
 use super::{End, Host, Incoming, Process, State, WALL_EVERY};
@@ -136,13 +136,7 @@ impl Host {
                     cluster.hit(Mark::Recycled);
                     state.free_segment(segment);
                 }
-                Effect::Send { to, frame, .. } => {
-                    let frame = Bytes::from(frame.concat());
-                    if state.is_lost {
-                        self.check_silence(&frame);
-                    }
-                    cluster.send(self.index, to, &frame);
-                }
+                Effect::Send { to, frame, .. } => self.send(state, to, &frame),
                 Effect::Output(conn) => state.write_out(conn),
                 Effect::Close(conn) => {
                     state.write_out(conn);
@@ -186,24 +180,30 @@ impl Host {
         }
     }
 
-    /// A node that lost its promises may say so, and nothing else.
-    fn check_silence(&self, frame: &Bytes) {
+    fn send(&self, state: &State, to: NodeId, pieces: &[Bytes]) {
+        let cluster = self.cluster();
+        let frame = Bytes::from(pieces.concat());
         let (_, messages) = peer::decode(&frame.slice(peer::PREFIX_BYTES..))
             .expect("a node's own frame can be read");
-        for message in messages {
-            let is_harmless = matches!(
-                message,
-                peer::PeerMessage::Lost | peer::PeerMessage::Gone { .. }
+        cluster.judge.borrow_mut().said(self.index, &messages);
+        if state.is_lost {
+            self.check_silence(&messages);
+        }
+        cluster.send(self.index, to, &frame);
+    }
+
+    /// A node that lost its promises may say so, and nothing else.
+    fn check_silence(&self, messages: &[PeerMessage]) {
+        let is_harmless =
+            |message: &PeerMessage| matches!(message, PeerMessage::Lost | PeerMessage::Gone { .. });
+        if let Some(message) = messages.iter().find(|message| !is_harmless(message)) {
+            self.cluster().fail(
+                "silence",
+                format!(
+                    "node {} lost its promises and says {message:?}",
+                    node_id(self.index)
+                ),
             );
-            if !is_harmless {
-                self.cluster().fail(
-                    "silence",
-                    format!(
-                        "node {} lost its promises and says {message:?}",
-                        node_id(self.index)
-                    ),
-                );
-            }
         }
     }
 }
