@@ -22,7 +22,11 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
             "promises",
         ],
         Bug::VoteNotSaved | Bug::VoteFreedWithSegment => &["promises", "election-safety"],
-        Bug::OldTermCommit => &["state-machine-safety", "leader-completeness"],
+        Bug::OldTermCommit => &[
+            "state-machine-safety",
+            "leader-completeness",
+            "linearizability",
+        ],
         Bug::ReadWithoutQuorum | Bug::ReadNumberReused | Bug::ReadBeforeOwnTerm => {
             &["linearizability"]
         }
@@ -70,9 +74,8 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
         Bug::SyncedAfterFailure => &[Danger::FailedSync, Danger::PowerCutOfAll],
         Bug::AppliedTwice | Bug::VoteFreedWithSegment | Bug::CarryTruncates => &[Danger::Kill],
         Bug::ResetMissing | Bug::DuplicateAppendWritten => &[Danger::Kill, Danger::Weather],
-        Bug::ReadWithoutQuorum | Bug::ReadNumberReused | Bug::DeposedRedirects => {
-            &[Danger::Partition]
-        }
+        Bug::ReadWithoutQuorum | Bug::ReadNumberReused => &[Danger::LonelyLeader],
+        Bug::DeposedRedirects => &[Danger::LonelyLeader, Danger::Partition],
         _ => &[],
     }
 }
@@ -85,6 +88,10 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         if !options.has(*danger) && (options.nodes > 1 || danger.suits_one_node()) {
             options.dangers.push(*danger);
         }
+    }
+    if bug == Bug::OldTermCommit {
+        // With the new leader's own entry in the same message there is nothing to count.
+        options.append_bytes = 1;
     }
     options
 }

@@ -277,6 +277,12 @@ impl Client {
         }
     }
 
+    /// Goes on at this node.
+    pub fn go_to(&self, node: usize) {
+        self.disconnect();
+        self.target.set(node);
+    }
+
     fn try_elsewhere(&self) {
         let nodes = self.cluster.options.nodes;
         self.target.set(self.below(nodes as u64) as usize);

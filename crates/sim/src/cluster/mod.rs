@@ -86,6 +86,8 @@ pub struct Cluster {
     is_clock_wrong: Cell<bool>,
     /// The next election ends with a power cut of all.
     is_cut_at_election: Cell<bool>,
+    /// A leader that is cut off from the other nodes: clients look what it says.
+    lonely: Cell<Option<usize>>,
 }
 
 impl Cluster {
@@ -111,6 +113,7 @@ impl Cluster {
             is_closing: Cell::new(false),
             is_clock_wrong: Cell::new(false),
             is_cut_at_election: Cell::new(false),
+            lonely: Cell::new(None),
             is_traced,
             options,
             world,

@@ -26,6 +26,8 @@ pub const WALL_START_MS: u64 = 1_700_000_000_000;
 pub enum Danger {
     /// Links between nodes are cut: one node off, a split, one direction, a bridge.
     Partition,
+    /// The leader is cut off from the other nodes, and not from clients.
+    LonelyLeader,
     /// Frames are lost, delayed, mixed up and repeated.
     Weather,
     /// A process stands still, and goes on.
@@ -68,6 +70,7 @@ impl Danger {
     /// All of them.
     pub const ALL: &[Self] = &[
         Self::Partition,
+        Self::LonelyLeader,
         Self::Weather,
         Self::Pause,
         Self::Kill,
@@ -92,7 +95,12 @@ impl Danger {
     pub(crate) fn suits_one_node(self) -> bool {
         !matches!(
             self,
-            Self::Partition | Self::Weather | Self::FlipLog | Self::FlipSnapshot | Self::Transfer
+            Self::Partition
+                | Self::LonelyLeader
+                | Self::Weather
+                | Self::FlipLog
+                | Self::FlipSnapshot
+                | Self::Transfer
         )
     }
 }

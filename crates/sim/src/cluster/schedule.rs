@@ -37,6 +37,7 @@ pub fn start(cluster: &Rc<Cluster>) {
 pub fn calm(cluster: &Rc<Cluster>) {
     cluster.is_calm.set(true);
     cluster.is_cut_at_election.set(false);
+    cluster.lonely.set(None);
     cluster.heal();
     for host in cluster.hosts() {
         host.with_disk(|disk| *disk.conduct_mut() = Conduct::default());
@@ -85,6 +86,7 @@ impl Strike {
         self.cluster.trace(|| format!("danger: {danger:?}"));
         match danger {
             Danger::Partition => self.partition().await,
+            Danger::LonelyLeader => self.lonely_leader().await,
             Danger::Weather => self.weather().await,
             Danger::Pause => self.pause().await,
             Danger::Kill => self.end_one(End::Killed).await,
@@ -170,6 +172,27 @@ impl Strike {
                 self.cluster.enable(from, to, true);
             }
         }
+    }
+
+    /// Whoever leads is cut off from the others and goes on, as it thinks, with clients that read there.
+    async fn lonely_leader(&mut self) {
+        let cluster = Rc::clone(&self.cluster);
+        let hosts = cluster.hosts();
+        let Some(leader) = hosts.iter().position(|host| leads(host)) else {
+            return;
+        };
+        let others = (0..hosts.len()).filter(|other| *other != leader);
+        let set = |is_enabled| {
+            for other in others.clone() {
+                cluster.enable(leader, other, is_enabled);
+                cluster.enable(other, leader, is_enabled);
+            }
+        };
+        set(false);
+        cluster.lonely.set(Some(leader));
+        self.sleep(1_000, 3_000).await;
+        cluster.lonely.set(None);
+        set(true);
     }
 
     async fn weather(&mut self) {

@@ -83,6 +83,13 @@ impl Worker {
                 .client
                 .below(cluster.options.think_max.as_micros() as u64);
             cluster.world.sleep(Duration::from_micros(think)).await;
+            if let Some(lonely) = cluster.lonely.get()
+                && self.client.chance(300)
+            {
+                self.client.go_to(lonely);
+                self.glances().await;
+                continue;
+            }
             match self.client.below(100) {
                 0..30 => {
                     let call = self.shared();
