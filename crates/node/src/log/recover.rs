@@ -195,12 +195,19 @@ impl Image {
         for (group, mirror) in &self.mirror.groups {
             let state = mirror.checkpoint();
             let entries: Vec<Entry> = self.entries.remove(group).unwrap_or_default().into();
-            let mut next = state.snapshot.index.next();
+            let (mut next, mut term) = (state.snapshot.index.next(), state.snapshot.term);
             for entry in &entries {
                 if entry.index != next {
                     return Err(format!("group {group}: entry {next} is missing"));
                 }
-                next = next.next();
+                if entry.term < term {
+                    // Such as a tail that a newer snapshot replaced: it must not count in a vote.
+                    let fallen = entry.term;
+                    return Err(format!(
+                        "group {group}: entry {next} of term {fallen} after {term}"
+                    ));
+                }
+                (next, term) = (next.next(), entry.term);
             }
             if next != state.last.next() {
                 return Err(format!(
@@ -208,15 +215,9 @@ impl Image {
                     state.last
                 ));
             }
-            let last_term = entries
-                .last()
-                .map_or(state.snapshot.term, |entry| entry.term);
             let mut hard_state = state.hard_state;
-            if hard_state.term < last_term {
-                hard_state = HardState {
-                    term: last_term,
-                    vote: None,
-                };
+            if hard_state.term < term {
+                hard_state = HardState { term, vote: None };
             }
             let recovered = RecoveredGroup {
                 replica: state.replica,
