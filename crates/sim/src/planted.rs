@@ -6,6 +6,7 @@
 use kvorum_base::Bug;
 
 use crate::cluster::options::{Danger, Options};
+use crate::world::ms;
 
 /// Within this many seeds a bug must be caught.
 pub const SEEDS_MAX: u64 = 200;
@@ -73,7 +74,8 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
         Bug::RecoveredTailNotSynced => &[Danger::KillThenPowerCut],
         Bug::SyncedAfterFailure => &[Danger::FailedSync, Danger::PowerCutOfAll],
         Bug::AppliedTwice | Bug::VoteFreedWithSegment | Bug::CarryTruncates => &[Danger::Kill],
-        Bug::ResetMissing | Bug::DuplicateAppendWritten => &[Danger::Kill, Danger::Weather],
+        Bug::DuplicateAppendWritten => &[Danger::Kill, Danger::Weather],
+        Bug::ResetMissing => &[Danger::LonelyLeader, Danger::Snapshot, Danger::Kill],
         Bug::ReadWithoutQuorum | Bug::ReadNumberReused => &[Danger::LonelyLeader],
         Bug::DeposedRedirects => &[Danger::LonelyLeader, Danger::Partition],
         _ => &[],
@@ -89,9 +91,12 @@ pub fn options(seed: u64, bug: Bug) -> Options {
             options.dangers.push(*danger);
         }
     }
-    if bug == Bug::OldTermCommit {
+    match bug {
         // With the new leader's own entry in the same message there is nothing to count.
-        options.append_bytes = 1;
+        Bug::OldTermCommit => options.append_bytes = 1,
+        // Who was away for a second already needs a snapshot.
+        Bug::ResetMissing => (options.log_cache_bytes, options.calm_max) = (512, ms(500)),
+        _ => {}
     }
     options
 }

@@ -177,7 +177,7 @@ impl Options {
                 .pick(&[u64::from(segment_bytes), 128 << 10, 1 << 20])
                 .expect("one"),
             append_bytes: *prng.pick(&[1, 2 << 10, 64 << 10]).expect("one"),
-            log_cache_bytes: *prng.pick(&[8 << 10, 64 << 10, 1 << 20]).expect("one"),
+            log_cache_bytes: *prng.pick(&[512, 8 << 10, 64 << 10, 1 << 20]).expect("one"),
             deadline_ms: prng.range(1_000, 5_000),
             big_value_max: u64::from(segment_bytes) / 24,
             planted: Planted::default(),

@@ -12,7 +12,7 @@ use super::{End, Host, Incoming, Process, State, WALL_EVERY};
 use crate::cluster::Cluster;
 use crate::cluster::client::Connection;
 use crate::cluster::coverage::Mark;
-use crate::cluster::options::{GROUP, WALL_START_MS, node_id};
+use crate::cluster::options::{Danger, GROUP, WALL_START_MS, node_id};
 use crate::disk::FileName;
 use crate::world::{Time, ms};
 
@@ -54,6 +54,7 @@ impl Host {
         let reads_before = process.counted.reads;
         let counters = *process.node.counters();
         cluster.count(&process.counted, &counters);
+        let has_installed = counters.snapshots_installed > process.counted.snapshots_installed;
         process.counted = counters;
         let mut judge = cluster.judge.borrow_mut();
         let seen = judge.observe(
@@ -72,6 +73,10 @@ impl Host {
         {
             self.awaits_repair.set(false);
             cluster.hit(Mark::Repairs);
+        }
+        if has_installed && cluster.options.has(Danger::Kill) && state.prng.chance(1, 3) {
+            // Between the old log and the new one.
+            state.ambush = Some(End::Killed);
         }
         let is_over = self.carry_out(&mut state, effects, &cluster);
         drop(state);
