@@ -3,6 +3,7 @@
 //! ```text
 //! kvorum-sim [--seeds N] [--first-seed S] [--jobs J]    N seeds, from S on or fresh random ones
 //! kvorum-sim --seed S [--trace]                         one seed, told as it goes
+//! kvorum-sim --seed S --dangers-of NAME [--trace]       one seed as that bug is hunted, without the bug
 //! kvorum-sim --planted NAME|all [--first-seed S] [--jobs J]   is the judge any good? (feature `planted`)
 //! ```
 //!
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use kvorum_base::Bug;
 use kvorum_sim::cluster::coverage::Coverage;
 use kvorum_sim::cluster::options::Options;
 use kvorum_sim::cluster::scenario::{self, Report};
@@ -27,6 +29,7 @@ struct Args {
     jobs: u64,
     is_traced: bool,
     planted: Option<String>,
+    dangers_of: Option<Bug>,
 }
 
 fn parse() -> Result<Args, String> {
@@ -36,6 +39,7 @@ fn parse() -> Result<Args, String> {
         jobs: 2,
         is_traced: false,
         planted: None,
+        dangers_of: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -54,6 +58,7 @@ fn parse() -> Result<Args, String> {
             "--first-seed" => parsed.first = number()?,
             "--seed" => (parsed.first, parsed.seeds) = (number()?, 1),
             "--jobs" => parsed.jobs = number()?.max(1),
+            "--dangers-of" => parsed.dangers_of = Some(planted::named(&value)?),
             "--planted" => parsed.planted = Some(value),
             _ => return Err(format!("no such option: {arg}")),
         }
@@ -102,7 +107,11 @@ fn judge(args: &Args) -> ExitCode {
                     if seed > last {
                         return;
                     }
-                    let report = scenario::run(Options::draw(seed), args.is_traced);
+                    let options = match args.dangers_of {
+                        Some(bug) => planted::options(seed, bug),
+                        None => Options::draw(seed),
+                    };
+                    let report = scenario::run(options, args.is_traced);
                     if reports.send((seed, report)).is_err() {
                         return;
                     }

@@ -13,7 +13,7 @@ mod damage;
 mod storage;
 mod turn;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -107,8 +107,9 @@ pub struct Host {
     index: usize,
     cluster: Weak<Cluster>,
     state: RefCell<State>,
-    /// A snapshot was flipped, and its replica has not been repaired since.
-    awaits_repair: Cell<bool>,
+    /// A snapshot that was flipped and is still there: a state that was installed in its place is lost
+    /// again by a restart before it is durable.
+    awaits_repair: RefCell<Option<FileName>>,
 }
 
 impl Host {
@@ -135,7 +136,7 @@ impl Host {
                 wall_offset_ms: 0,
                 ambush: None,
             }),
-            awaits_repair: Cell::new(false),
+            awaits_repair: RefCell::default(),
         }
     }
 
@@ -174,7 +175,7 @@ impl Host {
     /// Whether it is of no use to a quorum that needs a state.
     #[must_use]
     pub fn is_impaired(&self) -> bool {
-        self.is_lost() || self.awaits_repair.get()
+        self.is_lost() || self.awaits_repair.borrow().is_some()
     }
 
     /// Runs `look` on the node if there is one.

@@ -53,7 +53,7 @@ impl Host {
             .disk
             .flip_bit(|name, bytes| (Some(name) == newest.as_ref()).then_some(0..bytes.len()));
         if flipped.is_some() {
-            self.awaits_repair.set(true);
+            *self.awaits_repair.borrow_mut() = newest;
         }
         flipped.is_some()
     }

@@ -65,13 +65,18 @@ impl Host {
         );
         drop(judge);
         cluster.saw(seen);
-        if self.awaits_repair.get()
-            && process
-                .node
-                .inspect(GROUP)
-                .is_some_and(|i| i.state.is_some())
+        let has_state = process
+            .node
+            .inspect(GROUP)
+            .is_some_and(|replica| replica.state.is_some());
+        let is_flipped_there =
+            |flipped: &FileName| !has_state || state.disk.read(flipped).is_some();
+        if self
+            .awaits_repair
+            .borrow_mut()
+            .take_if(|flipped| !is_flipped_there(flipped))
+            .is_some()
         {
-            self.awaits_repair.set(false);
             cluster.hit(Mark::Repairs);
         }
         if has_installed && cluster.options.has(Danger::Kill) && state.prng.chance(1, 3) {
