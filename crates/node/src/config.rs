@@ -45,6 +45,8 @@ pub struct Config {
     pub snapshot_after_log_bytes: u64,
     /// Bytes of entries in one message to a follower; one entry larger than this travels alone.
     pub append_bytes_max: usize,
+    /// Bytes of a snapshot in one message to a follower.
+    pub chunk_bytes: usize,
     /// Replaces [`crate::limits::LOG_CACHE_BYTES`].
     pub log_cache_bytes: u64,
     /// The bug of this node, in a build for the simulator.

@@ -107,6 +107,10 @@ pub struct Counters {
     pub snapshots_stored: u64,
     /// Snapshots of others installed.
     pub snapshots_installed: u64,
+    /// Pieces of leaders' snapshots, but for the first of each.
+    pub snapshot_pieces: u64,
+    /// Snapshots that a leader sent and that could not be read.
+    pub snapshots_unreadable: u64,
     /// Uncommitted entries dropped because a newer leader had others.
     pub truncations: u64,
     /// Checkpoints at which a replica disagreed.

@@ -440,10 +440,12 @@ impl Raft {
         self.finish();
     }
 
-    /// The snapshot that is being staged or installed.
+    /// Whether all pieces of a snapshot have come and the caller has not said what became of them.
     #[must_use]
-    pub fn staging(&self) -> Option<SnapshotId> {
-        self.incoming.as_ref().map(|incoming| incoming.id)
+    pub fn is_installing(&self) -> bool {
+        self.incoming
+            .as_ref()
+            .is_some_and(|incoming| incoming.complete)
     }
 
     fn take_incoming(&mut self, snapshot: SnapshotId) -> bool {

@@ -55,7 +55,8 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
         Bug::SessionEvicted => &["exactly-once"],
         Bug::AbsentVersionZero => &["versions"],
         Bug::ReadOvertakesWrite => &["pipeline-order"],
-        Bug::ForeignChunkResumed | Bug::SnapshotNewestMembership => &["replica-equality"],
+        Bug::ForeignChunkResumed => &["snapshot-transfer", "replica-equality"],
+        Bug::SnapshotNewestMembership => &["replica-equality"],
     }
 }
 
@@ -65,9 +66,15 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
     match bug {
         Bug::ReplyBeforeSync | Bug::VoteNotSaved => &[Danger::PowerCutOfAll, Danger::PowerCut],
         Bug::OldTermCommit => &[Danger::FallingLeaders],
-        Bug::SessionsNotInSnapshot | Bug::SnapshotMissesLast | Bug::ForeignChunkResumed => {
+        Bug::SessionsNotInSnapshot | Bug::SnapshotMissesLast => {
             &[Danger::Snapshot, Danger::FlipSnapshot]
         }
+        Bug::ForeignChunkResumed => &[
+            Danger::Snapshot,
+            Danger::LonelyLeader,
+            Danger::FallingLeaders,
+            Danger::Weather,
+        ],
         Bug::ExpiryByLocalClock => &[Danger::ClockJump],
         Bug::DamagedReplicaAcks | Bug::DamageTakenForTorn => &[Danger::FlipLog],
         Bug::TornTakenForDamage => &[Danger::PowerCutOfAll],
@@ -116,6 +123,8 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         Bug::OldTermCommit => options.append_bytes = 1,
         // Who was away for a second already needs a snapshot.
         Bug::ResetMissing => (options.log_cache_bytes, options.calm_max) = (512, ms(500)),
+        // Leaders must change while pieces are on their way.
+        Bug::ForeignChunkResumed => (options.log_cache_bytes, options.chunk_bytes) = (512, 600),
         _ => {}
     }
     options

@@ -25,7 +25,7 @@ use crate::effect::{Effect, Level};
 use crate::format::chunk::{ChunkReader, ChunkWriter, Loaded, SnapshotHeader};
 use crate::format::wal::SnapshotRef;
 use crate::limits::{
-    CARRY_BYTES_MAX, CHUNK_BYTES, SNAPSHOT_PIECE_BYTES, SNAPSHOT_RETRY_TICKS, TRANSFER_CACHE_FACTOR,
+    CARRY_BYTES_MAX, SNAPSHOT_PIECE_BYTES, SNAPSHOT_RETRY_TICKS, TRANSFER_CACHE_FACTOR,
 };
 use crate::shared::Shared;
 
@@ -313,7 +313,7 @@ impl Group {
             number,
         };
         let membership = Arc::clone(&header.membership);
-        let chunks = ChunkWriter::new(header, state.keyspace.view(), CHUNK_BYTES);
+        let chunks = ChunkWriter::new(header, state.keyspace.view(), shared.config.chunk_bytes);
         let sending = Sending {
             id,
             chunks,
@@ -365,11 +365,12 @@ impl Group {
             .staging
             .take_if(|staging| staging.id == id && staging.next == seq)
         else {
-            return self.raft.install_failed(id);
+            return self.staging_failed(id, "its pieces are of several snapshots", shared);
         };
         if let Err(error) = staging.reader.feed(data) {
             return self.staging_failed(id, &error.to_string(), shared);
         }
+        shared.counters.snapshot_pieces += u64::from(seq > 0);
         if !last {
             staging.next += 1;
             self.snapshots.staging = Some(staging);
@@ -394,6 +395,7 @@ impl Group {
             id.index
         );
         shared.note(Level::Error, Some(self.id), text);
+        shared.counters.snapshots_unreadable += 1;
         self.raft.install_failed(id);
     }
 
@@ -472,7 +474,8 @@ fn store(group: GroupId, number: u64, header: SnapshotHeader, state: &State) -> 
 }
 
 impl Group {
-    /// A replica without a state asks the primary for one, now and then.
+    /// A replica without a state asks the primary for one, now and then; also while pieces come, since
+    /// the primary that sends them may fall, or give up, and nobody says so.
     pub(super) fn maybe_ask_for_state(&mut self, shared: &mut Shared) {
         let asked = self.state_wanted_tick;
         let pause = u64::from(shared.config.election_ticks_max);
@@ -481,7 +484,7 @@ impl Group {
             return;
         }
         if let Some(primary) = self.primary()
-            && self.raft.staging().is_none()
+            && !self.raft.is_installing()
         {
             self.state_wanted_tick = Some(now);
             shared.peers.want_state(primary, self.id, self.replica);

@@ -92,6 +92,7 @@ fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
         log: LogOptions::small(SEGMENT_BYTES),
         snapshot_after_log_bytes: snapshot_after,
         append_bytes_max: kvorum_node::limits::ENTRY_BYTES_TARGET,
+        chunk_bytes: kvorum_node::limits::CHUNK_BYTES,
         log_cache_bytes: cache,
         planted: Planted::default(),
     }

@@ -206,6 +206,7 @@ fn node_config(
         log,
         snapshot_after_log_bytes: kvorum_node::limits::SNAPSHOT_AFTER_LOG_BYTES,
         append_bytes_max: kvorum_node::limits::ENTRY_BYTES_TARGET,
+        chunk_bytes: kvorum_node::limits::CHUNK_BYTES,
         log_cache_bytes: kvorum_node::limits::LOG_CACHE_BYTES,
         planted: kvorum_base::Planted::default(),
     })

@@ -36,6 +36,8 @@ marks! {
     SnapshotsStored = "snapshots stored",
     /// A leader's snapshot was installed.
     SnapshotInstalls = "snapshot installs",
+    /// A piece of a leader's snapshot came that was not the first.
+    SnapshotPieces = "further pieces of snapshots",
     /// A start cut a torn batch off.
     TornTails = "torn tails",
     /// A read came to a leader while another led in a newer term.

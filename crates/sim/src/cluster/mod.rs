@@ -226,6 +226,10 @@ impl Cluster {
             Mark::SnapshotInstalls,
             after.snapshots_installed - before.snapshots_installed,
         );
+        coverage.add(
+            Mark::SnapshotPieces,
+            after.snapshot_pieces - before.snapshot_pieces,
+        );
         coverage.add(Mark::Expired, after.expired_keys - before.expired_keys);
         coverage.add(Mark::Carries, after.carries - before.carries);
     }

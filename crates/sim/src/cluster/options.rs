@@ -136,6 +136,8 @@ pub struct Options {
     pub snapshot_after: u64,
     /// Bytes of entries in one message.
     pub append_bytes: usize,
+    /// Bytes of a snapshot in one message.
+    pub chunk_bytes: usize,
     /// Bytes of entries kept in memory.
     pub log_cache_bytes: u64,
     /// How long a request waits before it is refused or unknown.
@@ -177,6 +179,7 @@ impl Options {
                 .pick(&[u64::from(segment_bytes), 128 << 10, 1 << 20])
                 .expect("one"),
             append_bytes: *prng.pick(&[1, 2 << 10, 64 << 10]).expect("one"),
+            chunk_bytes: *prng.pick(&[600, 4 << 10, 256 << 10]).expect("one"),
             log_cache_bytes: *prng.pick(&[512, 8 << 10, 64 << 10, 1 << 20]).expect("one"),
             deadline_ms: prng.range(1_000, 5_000),
             big_value_max: u64::from(segment_bytes) / 24,
@@ -236,6 +239,7 @@ impl Options {
             },
             snapshot_after_log_bytes: self.snapshot_after,
             append_bytes_max: self.append_bytes,
+            chunk_bytes: self.chunk_bytes,
             log_cache_bytes: self.log_cache_bytes,
             planted: self.planted,
         }

@@ -1,8 +1,9 @@
 //! Whole clusters on a few seeds; thousands are the command line's business.
 
+use kvorum_base::Bug;
 use kvorum_sim::cluster::options::{Danger, Options};
 use kvorum_sim::cluster::scenario::run;
-use kvorum_sim::on_seeds;
+use kvorum_sim::{on_seeds, planted};
 
 fn passes(options: Options) {
     let seed = options.seed;
@@ -42,6 +43,11 @@ fn power_fails_everywhere_again_and_again() {
         ];
         passes(options);
     });
+}
+
+#[test]
+fn a_state_is_asked_for_again_when_its_sender_fell() {
+    passes(planted::options(6, Bug::ForeignChunkResumed));
 }
 
 #[test]

@@ -54,6 +54,11 @@ impl Host {
         let reads_before = process.counted.reads;
         let counters = *process.node.counters();
         cluster.count(&process.counted, &counters);
+        if counters.snapshots_unreadable > 0 {
+            // Frames arrive late, twice or not at all, but never changed.
+            let text = format!("node {} was sent a mixture", node_id(self.index));
+            cluster.fail("snapshot-transfer", text);
+        }
         let has_installed = counters.snapshots_installed > process.counted.snapshots_installed;
         process.counted = counters;
         let mut judge = cluster.judge.borrow_mut();
