@@ -9,6 +9,7 @@
 //! what the node replied: an append's length and a get's null are judged too.
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use super::kv_cluster::KvCluster;
 use crate::checkers::strings::{Input, KeyInput, Output};
@@ -18,6 +19,8 @@ use crate::history::Outcome;
 use crate::net::EndId;
 use crate::world::ms;
 
+/// The shortest time between two operations of one clerk.
+const STEP: Duration = Duration::from_micros(1);
 /// The longest pause before the next server is asked, in milliseconds.
 const PAUSE_MS_MAX: u64 = 20;
 
@@ -119,6 +122,9 @@ impl Clerk {
             key: key.as_bytes().into(),
             input,
         };
+        // At one instant a call comes before a return: without a step of time between them, an
+        // operation could be judged as if this clerk had not waited for the one before.
+        self.kv.sleep(STEP).await;
         let begun = cluster.world.now();
         let id = {
             let mut history = cluster.history.borrow_mut();
