@@ -131,12 +131,8 @@ impl Snapshots {
 }
 
 impl Group {
-    /// Names the file that the restart found and read.
-    pub(crate) fn snapshot_found(&mut self, number: u64, index: Index) {
-        let bytes = self
-            .state
-            .as_ref()
-            .map_or(0, |state| state.keyspace.logical_bytes());
+    /// Names the file that the restart found and read, and how long it is.
+    pub(crate) fn snapshot_found(&mut self, number: u64, index: Index, bytes: u64) {
         self.snapshots.files.push(number);
         if self.state.is_some() {
             self.snapshots.stored = Some((number, index, bytes));

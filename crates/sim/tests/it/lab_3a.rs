@@ -97,7 +97,9 @@ fn lab_3a_one_partition() {
 
             let (writer, reader) = (std::rc::Rc::new(writer), std::rc::Rc::new(reader));
             let (putting, getting) = (std::rc::Rc::clone(&writer), std::rc::Rc::clone(&reader));
-            let put = kv.world().spawn(async move { putting.put("1", "15").await });
+            let put = kv
+                .world()
+                .spawn(async move { putting.put("1", "15").await });
             let get = kv.world().spawn(async move { getting.get("1").await });
             kv.sleep(ms(1000)).await;
             assert!(!put.is_over(), "a write without a majority");
