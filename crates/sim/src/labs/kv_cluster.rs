@@ -8,6 +8,8 @@
 //!
 //! What differs from the original, and why:
 //!
+//! - A frame is a call of its own with nothing for a reply, and so is the frame that answers it: an
+//!   answer is delayed, and lost, by itself.
 //! - A server's ways to the others outlive it. What a dead life sent may still arrive, as on any
 //!   network; in the labs it would run its handler as well, and only the reply would be lost.
 //! - [`KvCluster::shutdown`] kills the process or cuts its power, by chance. In the labs a write is
@@ -134,7 +136,8 @@ pub struct KvCluster {
     inner: Rc<Inner>,
 }
 
-/// Runs a scenario on a fresh cluster, and judges what every clerk was told.
+/// Runs a scenario on a fresh cluster, and judges what every clerk was told. With `KVORUM_TRACE` in
+/// the environment it is told as it goes.
 ///
 /// # Panics
 /// If the scenario fails, takes more than two minutes, or any property does not hold.
@@ -352,8 +355,8 @@ impl KvCluster {
         (0..self.size()).map(size).max().unwrap_or(0)
     }
 
-    /// Insists that there are no snapshots where none are wanted, and that logs are short where they
-    /// are.
+    /// Insists that there are no snapshots where none are wanted, and where they are, that there is
+    /// one and that logs are short.
     ///
     /// # Panics
     /// If it is not so.
@@ -362,6 +365,7 @@ impl KvCluster {
         match self.inner.setup.log_bytes {
             None => assert_eq!(snapshot, 0, "a snapshot where none are wanted"),
             Some(wanted) => {
+                assert!(snapshot > 0, "no snapshot was taken");
                 let most = LOG_SIZE_FACTOR * wanted + snapshot;
                 assert!(
                     log <= most,

@@ -7,7 +7,8 @@
 //!
 //! The originals' clerks ask without a pause, and their machine sets the pace. Here a round's work
 //! would depend on how quick the simulated disk is drawn, so clerks pause between operations: about
-//! as many operations are done in every scenario, however many clerks do them.
+//! as many operations are done in every scenario, however many clerks do them. Without pauses is
+//! [`run_speed`].
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,6 +21,9 @@ use crate::world::{Joining, ms};
 /// The labs' "election timeout".
 const ELECTION_TIMEOUT: Duration = ms(1000);
 const ROUNDS: usize = 3;
+/// Once everything is whole again a client's last operation, however long it has waited, ends within
+/// this time. In the labs it only has to end before the test does.
+const LAST_OPERATION_MAX: Duration = Duration::from_secs(10);
 /// The mean pause of one clerk alone, in milliseconds. More clerks pause longer in proportion.
 const PAUSE_MS: u64 = 4;
 
@@ -96,9 +100,15 @@ pub async fn run_rounds(kv: &KvCluster, plan: Rounds) {
         if plan.crash {
             restart_all(kv).await;
         }
+        let whole = kv.world().now();
         let reader = kv.clerk(&kv.all());
         for (client, working) in clients.into_iter().enumerate() {
             let appended = working.await.expect("a client ends by itself");
+            let took = kv.world().now() - whole;
+            assert!(
+                took <= LAST_OPERATION_MAX,
+                "client {client} ends after {took:?}"
+            );
             let value = reader.get(&client.to_string()).await;
             if !plan.random_keys {
                 check_appends(&value, client, appended);
@@ -106,6 +116,23 @@ pub async fn run_rounds(kv: &KvCluster, plan: Rounds) {
         }
         kv.check_sizes();
     }
+}
+
+/// Sees that operations do not wait for the next heartbeat: at least three are done between two.
+pub async fn run_speed(kv: &KvCluster) {
+    const COUNT: usize = 1000;
+    const HEARTBEAT: Duration = ms(100);
+    let clerk = kv.clerk(&kv.all());
+    clerk.get("x").await;
+    let begun = kv.world().now();
+    for number in 0..COUNT {
+        clerk.append("x", &token(0, number)).await;
+    }
+    let took = kv.world().now() - begun;
+    check_appends(&clerk.get("x").await, 0, COUNT);
+    let most = HEARTBEAT * COUNT as u32 / 3;
+    assert!(took <= most, "{COUNT} operations took {took:?}");
+    kv.check_sizes();
 }
 
 async fn restart_all(kv: &KvCluster) {

@@ -1,16 +1,17 @@
 //! Lab 3A: a key-value service without snapshots.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use kvorum_sim::labs::kv_cluster::{KvCluster, Setup, run};
-use kvorum_sim::labs::kv_rounds::{Rounds, check_appends, run_rounds, token};
+use kvorum_sim::labs::kv_rounds::{Rounds, check_appends, run_rounds, run_speed, token};
 use kvorum_sim::on_seeds;
 use kvorum_sim::world::ms;
 
-/// Whole nodes cost more than replicas alone.
-const SEEDS: u64 = 20;
+/// On fewer seeds than the consensus labs: whole nodes cost more than replicas alone.
+pub(super) const SEEDS: u64 = 20;
 
-fn rounds(setup: Setup, plan: Rounds) {
+pub(super) fn rounds(setup: Setup, plan: Rounds) {
     on_seeds(SEEDS, |seed| {
         run(setup, seed, async |kv| run_rounds(kv, plan).await);
     });
@@ -30,7 +31,7 @@ fn lab_3a_basic() {
 
 #[test]
 fn lab_3a_speed() {
-    on_seeds(SEEDS, |seed| run(Setup::of(3), seed, super::lab_3b::speed));
+    on_seeds(SEEDS, |seed| run(Setup::of(3), seed, run_speed));
 }
 
 #[test]
@@ -95,8 +96,8 @@ fn lab_3a_one_partition() {
             ahead.put("1", "14").await;
             assert_eq!(ahead.get("1").await, "14");
 
-            let (writer, reader) = (std::rc::Rc::new(writer), std::rc::Rc::new(reader));
-            let (putting, getting) = (std::rc::Rc::clone(&writer), std::rc::Rc::clone(&reader));
+            let (writer, reader) = (Rc::new(writer), Rc::new(reader));
+            let (putting, getting) = (Rc::clone(&writer), Rc::clone(&reader));
             let put = kv
                 .world()
                 .spawn(async move { putting.put("1", "15").await });

@@ -1,14 +1,11 @@
 //! Lab 3B: a key-value service with snapshots.
 
-use std::time::Duration;
-
-use kvorum_sim::labs::kv_cluster::{KvCluster, Setup, run};
-use kvorum_sim::labs::kv_rounds::{Rounds, check_appends, run_rounds, token};
+use kvorum_sim::labs::kv_cluster::{Setup, run};
+use kvorum_sim::labs::kv_rounds::{Rounds, run_speed};
 use kvorum_sim::on_seeds;
 use kvorum_sim::world::ms;
 
-/// Whole nodes cost more than replicas alone.
-const SEEDS: u64 = 20;
+use super::lab_3a::{SEEDS, rounds};
 
 /// The labs' `maxraftstate`, in bytes.
 const LOG_BYTES: u64 = 1000;
@@ -25,29 +22,6 @@ fn setup(servers: usize, reliable: bool) -> Setup {
         reliable,
         log_bytes: Some(LOG_BYTES),
     }
-}
-
-fn rounds(setup: Setup, plan: Rounds) {
-    on_seeds(SEEDS, |seed| {
-        run(setup, seed, async |kv| run_rounds(kv, plan).await);
-    });
-}
-
-/// No operation waits for the next heartbeat: three are done in the time between two.
-pub(super) async fn speed(kv: &KvCluster) {
-    const COUNT: usize = 1000;
-    const HEARTBEAT: Duration = ms(100);
-    let clerk = kv.clerk(&kv.all());
-    clerk.get("x").await;
-    let begun = kv.world().now();
-    for number in 0..COUNT {
-        clerk.append("x", &token(0, number)).await;
-    }
-    let took = kv.world().now() - begun;
-    check_appends(&clerk.get("x").await, 0, COUNT);
-    let most = HEARTBEAT * COUNT as u32 / 3;
-    assert!(took <= most, "{COUNT} operations took {took:?}");
-    kv.check_sizes();
 }
 
 #[test]
@@ -107,7 +81,7 @@ fn lab_3b_snapshot_size() {
 
 #[test]
 fn lab_3b_speed() {
-    on_seeds(SEEDS, |seed| run(setup(3, true), seed, speed));
+    on_seeds(SEEDS, |seed| run(setup(3, true), seed, run_speed));
 }
 
 #[test]
