@@ -45,6 +45,8 @@ use crate::world::{Time, World, ms};
 const TEST_MAX: Duration = Duration::from_secs(120);
 /// How often the judge's findings are looked at.
 const LOOK_EVERY: Duration = ms(100);
+/// The longest sync, by seed. With slow ones there is more for a power cut to take.
+const SYNCS_MAX: [Duration; 3] = [ms(1), ms(3), ms(10)];
 /// The labs' factor between `maxraftstate` and the largest log.
 const LOG_SIZE_FACTOR: u64 = 8;
 /// What a record of the log has beside the bytes of its entry, and what the hard state takes.
@@ -93,8 +95,8 @@ impl Setup {
         }
     }
 
-    /// What the simulator is told. What is not fixed here differs from seed to seed: how long syncs
-    /// and turns take, when a request gives up waiting, how large segments are.
+    /// What the simulator is told. What is not fixed here differs from seed to seed: how long turns
+    /// take, when a request gives up waiting, how large segments are.
     fn options(&self, seed: u64) -> Options {
         let drawn = Options::draw(seed);
         let is_trimmed = self.log_bytes.is_some();
@@ -161,7 +163,10 @@ pub fn run(setup: Setup, seed: u64, scenario: impl AsyncFnOnce(&KvCluster)) {
             clerks_made: Cell::new(0),
         }),
     };
+    let sync_max = SYNCS_MAX[seed as usize % SYNCS_MAX.len()];
     for server in 0..setup.servers {
+        let host = kv.host(server);
+        host.with_disk(|disk| disk.conduct_mut().sync_max = sync_max);
         kv.start(server);
     }
     kv.connect_all();

@@ -3,10 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use kvorum_sim::labs::clerk::Clerk;
 use kvorum_sim::labs::kv_cluster::{KvCluster, Setup, run};
 use kvorum_sim::labs::kv_rounds::{Rounds, check_appends, run_rounds, run_speed, token};
 use kvorum_sim::on_seeds;
-use kvorum_sim::world::ms;
+use kvorum_sim::world::{Joining, ms};
 
 /// On fewer seeds than the consensus labs: whole nodes cost more than replicas alone.
 pub(super) const SEEDS: u64 = 20;
@@ -80,6 +81,24 @@ fn split_off_leader(kv: &KvCluster) -> (Vec<usize>, Vec<usize>) {
     (majority, minority)
 }
 
+/// Begins a write or a read that cannot end before the split does.
+fn begin(
+    kv: &KvCluster,
+    clerk: &Rc<Clerk>,
+    key: &'static str,
+    put: Option<&'static str>,
+) -> Joining<()> {
+    let clerk = Rc::clone(clerk);
+    kv.world().spawn(async move {
+        match put {
+            Some(value) => clerk.put(key, value).await,
+            None => drop(clerk.get(key).await),
+        }
+    })
+}
+
+/// The labs' scenario, and more: when its operations reach the minority the old leader there has had
+/// time to step down. So others reach it at once, while it still takes itself for the leader.
 #[test]
 fn lab_3a_one_partition() {
     on_seeds(SEEDS, |seed| {
@@ -87,37 +106,39 @@ fn lab_3a_one_partition() {
             let everywhere = kv.clerk(&kv.all());
             everywhere.put("1", "13").await;
             let (majority, minority) = split_off_leader(kv);
-            let [ahead, writer, reader] =
-                [&majority, &minority, &minority].map(|side| kv.clerk(side));
-            // Else the write would only wait for its session.
-            writer.open_session().await;
+            let ahead = kv.clerk(&majority);
+            let cut_off: Vec<Rc<Clerk>> = (0..4).map(|_| Rc::new(kv.clerk(&minority))).collect();
+            for writer in [&cut_off[0], &cut_off[2]] {
+                // Else the write would only wait for its session.
+                writer.open_session().await;
+            }
             kv.partition(|server| minority.contains(&server));
+            let mut begun = vec![
+                begin(kv, &cut_off[0], "2", Some("early")),
+                begin(kv, &cut_off[1], "1", None),
+            ];
 
             ahead.put("1", "14").await;
             assert_eq!(ahead.get("1").await, "14");
 
-            let (writer, reader) = (Rc::new(writer), Rc::new(reader));
-            let (putting, getting) = (Rc::clone(&writer), Rc::clone(&reader));
-            let put = kv
-                .world()
-                .spawn(async move { putting.put("1", "15").await });
-            let get = kv.world().spawn(async move { getting.get("1").await });
+            begun.push(begin(kv, &cut_off[2], "1", Some("15")));
+            begun.push(begin(kv, &cut_off[3], "1", None));
             kv.sleep(ms(1000)).await;
-            assert!(!put.is_over(), "a write without a majority");
-            assert!(!get.is_over(), "a read without a majority");
+            let none_is_over = || !begun.iter().any(Joining::is_over);
+            assert!(none_is_over(), "an operation without a majority");
             assert_eq!(ahead.get("1").await, "14");
             ahead.put("1", "16").await;
             assert_eq!(ahead.get("1").await, "16");
-            assert!(!put.is_over() && !get.is_over());
+            assert!(none_is_over(), "an operation without a majority");
 
             kv.connect_all();
-            writer.reach(&kv.all());
-            reader.reach(&kv.all());
+            cut_off.iter().for_each(|clerk| clerk.reach(&kv.all()));
             kv.sleep(ms(1000)).await;
             kv.sleep(Duration::from_secs(3)).await;
-            assert!(put.is_over(), "a write does not end after the split");
-            assert!(get.is_over(), "a read does not end after the split");
+            let all_are_over = begun.iter().all(Joining::is_over);
+            assert!(all_are_over, "an operation does not end after the split");
             assert_eq!(everywhere.get("1").await, "15");
+            assert_eq!(everywhere.get("2").await, "early");
             kv.check_sizes();
         });
     });
