@@ -45,7 +45,8 @@ use crate::world::{Time, World, ms};
 const TEST_MAX: Duration = Duration::from_secs(120);
 /// How often the judge's findings are looked at.
 const LOOK_EVERY: Duration = ms(100);
-/// The longest sync, by seed. With slow ones there is more for a power cut to take.
+/// The shortest sync, and the longest by seed. With slow ones there is more for a power cut to take.
+const SYNC_MIN: Duration = Duration::from_micros(80);
 const SYNCS_MAX: [Duration; 3] = [ms(1), ms(3), ms(10)];
 /// The labs' factor between `maxraftstate` and the largest log.
 const LOG_SIZE_FACTOR: u64 = 8;
@@ -165,8 +166,7 @@ pub fn run(setup: Setup, seed: u64, scenario: impl AsyncFnOnce(&KvCluster)) {
     };
     let sync_max = SYNCS_MAX[seed as usize % SYNCS_MAX.len()];
     for server in 0..setup.servers {
-        let host = kv.host(server);
-        host.with_disk(|disk| disk.conduct_mut().sync_max = sync_max);
+        kv.set_syncs(server, SYNC_MIN, sync_max);
         kv.start(server);
     }
     kv.connect_all();
@@ -271,6 +271,14 @@ impl KvCluster {
             End::PowerCut
         };
         self.host(server).end(end);
+    }
+
+    /// How long the syncs of a server's disk take from now on.
+    pub fn set_syncs(&self, server: usize, min: Duration, max: Duration) {
+        self.host(server).with_disk(|disk| {
+            let conduct = disk.conduct_mut();
+            (conduct.sync_min, conduct.sync_max) = (min, max);
+        });
     }
 
     /// Takes all links between servers up.

@@ -3,7 +3,7 @@
 use kvorum_sim::labs::kv_cluster::{Setup, run};
 use kvorum_sim::labs::kv_rounds::{Rounds, run_speed};
 use kvorum_sim::on_seeds;
-use kvorum_sim::world::ms;
+use kvorum_sim::world::{Joining, ms};
 
 use super::lab_3a::{SEEDS, rounds};
 
@@ -135,4 +135,30 @@ fn lab_3b_snapshot_unreliable_recover_concurrent_partition_linearizable() {
         ..Rounds::of(15)
     };
     rounds(setup(7, false), plan);
+}
+
+/// Not one of the labs': a leader whose own disk is the slowest lets the others' acknowledgements
+/// commit, so that its log is behind what it has applied as long as clients write.
+#[test]
+fn a_leader_with_a_slow_disk_trims_its_log() {
+    on_seeds(SEEDS, |seed| {
+        run(setup(3, true), seed, async |kv| {
+            kv.clerk(&kv.all()).put("x", "").await;
+            let leader = kv.leader().expect("somebody has just answered");
+            kv.set_syncs(leader, ms(8), ms(10));
+            let writing = (0..10).map(|client| {
+                let clerk = kv.clerk(&kv.all());
+                kv.world().spawn(async move {
+                    for number in 0..100 {
+                        clerk.put(&client.to_string(), &number.to_string()).await;
+                    }
+                })
+            });
+            let writing: Vec<_> = writing.collect();
+            while !writing.iter().all(Joining::is_over) {
+                kv.sleep(ms(100)).await;
+                kv.check_sizes();
+            }
+        });
+    });
 }
