@@ -133,9 +133,11 @@ fn start_group(
     let file = recovered
         .map(|group| group.snapshot)
         .filter(|snapshot| snapshot.number > 0);
+    let mut file_bytes = 0;
     let state = match (&file, snapshot) {
         (None, _) => Some(empty_state(shared, membership)),
         (Some(_), Some(Ok(loaded))) if is_of(&loaded, index, term) => {
+            file_bytes = loaded.bytes;
             let mut state = State::from(loaded);
             state.keyspace.set_planted(shared.config.planted);
             Some(state)
@@ -161,7 +163,7 @@ fn start_group(
     };
     let mut group = Group::new(spec.group, spec.slots, raft, state, batch_bytes);
     if let Some(file) = file {
-        group.snapshot_found(file.number, file.index);
+        group.snapshot_found(file.number, file.index, file_bytes);
     }
     group.started(commit, shared);
     if alone {

@@ -16,8 +16,8 @@
 //!   durable whenever it likes: the next turn, or a hundred calls later;
 //! - sends what [`Effect::Send`] names, at once; messages may be lost, doubled, held up and reordered;
 //! - applies entries up to [`Raft::commit`] and reports it by [`Raft::applied_to`];
-//! - keeps a durable snapshot of its state before it lets entries go by [`Raft::compact`], and makes
-//!   none that is ahead of its log on the disk ([`Raft::may_store_snapshot`]).
+//! - keeps a durable snapshot of its state before it lets entries go by [`Raft::compact`], and lets
+//!   none count that is ahead of its log on the disk ([`Raft::may_count_snapshot`]).
 //!
 //! It cannot get the order of promise and disk wrong: a vote, an acknowledgement, the replica's own
 //! share in a commit wait inside until what they promise is durable, and so does any message whose

@@ -261,20 +261,24 @@ impl Raft {
         self.log.applied_to(index);
     }
 
-    /// Whether a snapshot of the present state may be made durable: only what the own disk holds as
-    /// entries may be covered. (A view for a follower is not meant; that is theirs.) Otherwise:
+    /// Whether a snapshot of the own state at `index` may count: after a restart the log follows it. Only
+    /// what the own disk holds as entries may be covered. (A view for a follower is not meant; that is
+    /// theirs. Nor is a file that nothing refers to yet.) Otherwise:
     ///
     /// 1. The disk holds 3@1 and 4@1. A new leader replaces them by 3@2; that write hangs.
-    /// 2. The others commit 3@2. It is applied here, and a snapshot of it is stored.
+    /// 2. The others commit 3@2. It is applied here, and a snapshot of it counts.
     /// 3. After a power cut the disk has a snapshot up to 3@2, and 4@1 behind it, which belongs to
     ///    another history: this replica votes by a log that nobody ever had.
+    ///
+    /// It may be made before: a leader whose disk is slower than the others' has applied more than it
+    /// holds as long as clients write, and would never find the moment.
     #[must_use]
-    pub fn may_store_snapshot(&self) -> bool {
-        self.log.applied() <= self.log.persisted()
+    pub fn may_count_snapshot(&self, index: Index) -> bool {
+        index <= self.log.persisted()
     }
 
     /// Lets go of the entries up to `upto`, of which the caller has a durable snapshot (see
-    /// [`Raft::may_store_snapshot`]). Followers that need them get a snapshot. See
+    /// [`Raft::may_count_snapshot`]). Followers that need them get a snapshot. See
     /// [`Raft::snapshot_floor`].
     ///
     /// # Panics

@@ -399,7 +399,7 @@ impl Raft {
     ///
     /// Usually [`Persist::Reset`] follows, and makes the snapshot the base of the log on the disk.
     /// Without it only a lost state was replaced: the log stays as it is, and the snapshot is like one
-    /// of the own state, see [`Raft::may_store_snapshot`].
+    /// of the own state, see [`Raft::may_count_snapshot`].
     #[must_use]
     pub fn install(&mut self, snapshot: SnapshotId, membership: Arc<Membership>) -> bool {
         // A leader has everything that any snapshot can hold, or it would not have been elected.

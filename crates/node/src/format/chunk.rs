@@ -426,6 +426,8 @@ pub struct Loaded {
     pub header: SnapshotHeader,
     /// The keyspace.
     pub keyspace: Keyspace,
+    /// How many bytes its pieces have together.
+    pub bytes: u64,
 }
 
 /// Puts a state together again out of its pieces.
@@ -441,6 +443,8 @@ pub struct ChunkReader {
     needed: usize,
     header: Option<SnapshotHeader>,
     loader: Loader,
+    /// Taken in so far.
+    bytes: u64,
     items: u64,
     hash: u64,
     ended: bool,
@@ -458,6 +462,7 @@ impl ChunkReader {
             needed: 1,
             header: None,
             loader: Loader::new(secret),
+            bytes: 0,
             items: 0,
             hash: 0,
             ended: false,
@@ -475,6 +480,7 @@ impl ChunkReader {
     /// # Errors
     /// If they are not what must come here. Nothing can be fed after that.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), ChunkError> {
+        self.bytes += bytes.len() as u64;
         let mut bytes = bytes;
         let joined;
         if !self.partial.is_empty() {
@@ -646,7 +652,11 @@ impl ChunkReader {
             }));
         }
         let keyspace = self.loader.finish().map_err(ChunkError::Keyspace)?;
-        Ok(Loaded { header, keyspace })
+        Ok(Loaded {
+            header,
+            keyspace,
+            bytes: self.bytes,
+        })
     }
 }
 
@@ -678,7 +688,10 @@ pub fn fuzz(bytes: &[u8]) {
         if reader.feed(input).is_err() {
             continue;
         }
-        if let Ok(Loaded { header, keyspace }) = reader.finish() {
+        if let Ok(loaded) = reader.finish() {
+            let Loaded {
+                header, keyspace, ..
+            } = loaded;
             keyspace.check();
             let mut writer = ChunkWriter::new(header.clone(), keyspace.view(), 100);
             let mut reader = ChunkReader::new(GroupId(1), SECRET);

@@ -4,8 +4,9 @@
 //! applied index: taking it costs microseconds, and writes go on under it.
 //!
 //! - *Storing.* A file is begun when enough log has come since the last one. Its number goes into the
-//!   log only when the file is durable and was read back; the old file goes only when that record is
-//!   durable. So at every moment the log names a file that exists.
+//!   log only when the file is durable and was read back, and the log itself is durable as far; the old
+//!   file goes only when that record is durable. So at every moment the log names a file that exists,
+//!   and never one that is ahead of its entries.
 //! - *Sending.* A follower that needs entries which are not in memory any more gets a view, piece by
 //!   piece. Pieces are named by snapshot, and pieces of different snapshots never mix.
 //! - *Installing.* The pieces build a new state beside the old one. When it is whole it is written to
@@ -51,6 +52,8 @@ struct Storing {
     membership: Arc<Membership>,
     /// Set when the file is a state received from the leader.
     install: Option<Install>,
+    /// The size of the file once it is durable; it then waits for the own log to get as far.
+    bytes: Option<u64>,
 }
 
 /// A whole received state, waiting for its file.
@@ -80,7 +83,7 @@ struct Staging {
 
 /// A group's snapshots.
 ///
-/// Invariants: at most one file is being written; `stored` names a file that exists.
+/// Invariants: at most one file is being written, or waits; `stored` names a file that exists.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
     storing: Option<Storing>,
@@ -124,6 +127,12 @@ impl Snapshots {
         }
     }
 
+    /// Forgets a file that is durable and waits for the own log.
+    fn take_waiting(&mut self) -> Option<u64> {
+        let waiting = self.storing.take_if(|storing| storing.bytes.is_some());
+        waiting.map(|storing| storing.number)
+    }
+
     fn note_stored(&mut self, number: u64, index: Index, bytes: u64) {
         self.stored = Some((number, index, bytes));
         self.files.push(number);
@@ -131,12 +140,8 @@ impl Snapshots {
 }
 
 impl Group {
-    /// Names the file that the restart found and read.
-    pub(crate) fn snapshot_found(&mut self, number: u64, index: Index) {
-        let bytes = self
-            .state
-            .as_ref()
-            .map_or(0, |state| state.keyspace.logical_bytes());
+    /// Names the file that the restart found and read, and how long it is.
+    pub(crate) fn snapshot_found(&mut self, number: u64, index: Index, bytes: u64) {
         self.snapshots.files.push(number);
         if self.state.is_some() {
             self.snapshots.stored = Some((number, index, bytes));
@@ -172,10 +177,6 @@ impl Group {
         if !self.snapshots.wanted && shared.log.bytes_since_snapshot(self.id) < enough {
             return;
         }
-        if !self.raft.may_store_snapshot() {
-            // The own log is not synced so far: at the next tick, then.
-            return;
-        }
         self.snapshots.wanted = false;
         let number = shared.new_snapshot_number();
         let mut header = header_of(self.id, state);
@@ -188,6 +189,7 @@ impl Group {
             term: header.term,
             membership: Arc::clone(&header.membership),
             install: None,
+            bytes: None,
         });
         effects.push(store(self.id, number, header, state));
     }
@@ -200,7 +202,7 @@ impl Group {
         shared: &mut Shared,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(storing) = self
+        let Some(mut storing) = self
             .snapshots
             .storing
             .take_if(|storing| storing.number == number)
@@ -225,29 +227,43 @@ impl Group {
             }
         };
         shared.counters.snapshots_stored += 1;
-        match storing.install {
-            None => {
-                let Storing {
-                    index,
-                    term,
-                    membership,
-                    ..
-                } = storing;
-                let snapshot = SnapshotRef {
-                    number,
-                    index,
-                    term,
-                };
-                if shared.log.snapshot_stored(self.id, snapshot, membership) {
-                    self.snapshots.note_stored(number, index, bytes);
-                } else {
-                    effects.push(Effect::DropSnapshot {
-                        group: self.id,
-                        number,
-                    });
-                }
-            }
-            Some(install) => self.install(number, bytes, install, shared, effects),
+        if let Some(install) = storing.install {
+            return self.install(number, bytes, install, shared, effects);
+        }
+        storing.bytes = Some(bytes);
+        self.snapshots.storing = Some(storing);
+        self.maybe_count_snapshot(shared, effects);
+    }
+
+    /// Has the log refer to a durable file as soon as the own disk holds what it covers.
+    pub(super) fn maybe_count_snapshot(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
+        let raft = &self.raft;
+        let may_count = |storing: &mut Storing| {
+            storing.bytes.is_some() && raft.may_count_snapshot(storing.index)
+        };
+        let Some(Storing {
+            number,
+            index,
+            term,
+            membership,
+            bytes: Some(bytes),
+            install: _,
+        }) = self.snapshots.storing.take_if(may_count)
+        else {
+            return;
+        };
+        let snapshot = SnapshotRef {
+            number,
+            index,
+            term,
+        };
+        if shared.log.snapshot_stored(self.id, snapshot, membership) {
+            self.snapshots.note_stored(number, index, bytes);
+        } else {
+            effects.push(Effect::DropSnapshot {
+                group: self.id,
+                number,
+            });
         }
     }
 
@@ -408,13 +424,21 @@ impl Group {
     ) {
         let number = shared.new_snapshot_number();
         effects.push(store(self.id, number, header_of(self.id, &state), &state));
-        // A snapshot of the old state that is still being written is of no use any more.
+        // A snapshot of the old state is of no use any more. One that is still being written is dropped
+        // when it is reported.
+        if let Some(old) = self.snapshots.take_waiting() {
+            effects.push(Effect::DropSnapshot {
+                group: self.id,
+                number: old,
+            });
+        }
         self.snapshots.storing = Some(Storing {
             number,
             index: state.applied,
             term: state.applied_term,
             membership: Arc::clone(&state.membership),
             install: Some(Install { id, state }),
+            bytes: None,
         });
     }
 }
@@ -521,9 +545,11 @@ impl Group {
         self.update_can_campaign();
         self.checkpoints.clear();
         self.snapshots.sending.clear();
+        let waiting = self.snapshots.take_waiting();
         self.snapshots.storing = None;
         self.snapshots.stored = None;
-        for number in std::mem::take(&mut self.snapshots.files) {
+        let files = std::mem::take(&mut self.snapshots.files);
+        for number in files.into_iter().chain(waiting) {
             shared.later(Effect::DropSnapshot {
                 group: self.id,
                 number,

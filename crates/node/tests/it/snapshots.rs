@@ -114,8 +114,13 @@ fn what_goes_in_comes_out() {
         let Loaded {
             header: found,
             keyspace: loaded,
+            bytes,
         } = read(&sent).expect("nothing is wrong");
         loaded.check();
+        assert_eq!(
+            bytes,
+            sent.iter().map(|piece| piece.len() as u64).sum::<u64>()
+        );
         assert_eq!(found, header());
         assert_eq!(loaded.state_hash(), keyspace.state_hash());
         assert_eq!(loaded.len(), keyspace.len());

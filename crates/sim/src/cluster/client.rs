@@ -140,7 +140,11 @@ impl Connection {
 
     /// Sends requests and waits for as many replies; fewer come back if the connection breaks or the
     /// time is over. Then it must not be used again.
-    async fn exchange(self: &Rc<Self>, requests: &[Request], patience: Duration) -> Vec<Reply> {
+    pub(crate) async fn exchange(
+        self: &Rc<Self>,
+        requests: &[Request],
+        patience: Duration,
+    ) -> Vec<Reply> {
         let mut bytes = Vec::new();
         for request in requests {
             encode(request, &mut bytes);
@@ -165,6 +169,15 @@ impl Connection {
         joining.await;
         std::mem::take(&mut *self.replies.borrow_mut())
     }
+
+    /// The client closes it: behind what is still on its way, as a stream does it.
+    pub(crate) fn close(self: &Rc<Self>) {
+        let Some(host) = self.host() else { return };
+        let closed = Rc::clone(self);
+        self.world.after(self.arrival(&self.to_node), move || {
+            host.client_closed(closed.life, closed.id);
+        });
+    }
 }
 
 /// The arguments of one request, its name first.
@@ -179,6 +192,37 @@ pub enum Answer {
     Refused,
     /// Nobody knows.
     Unknown,
+}
+
+impl Answer {
+    /// What a reply says of the request.
+    #[must_use]
+    pub fn of(reply: Reply) -> Self {
+        let Reply::Error(text) = &reply else {
+            return Self::Done(reply);
+        };
+        if text.starts_with("UNKNOWN ") {
+            return Self::Unknown;
+        }
+        match REFUSALS.iter().any(|prefix| text.starts_with(prefix)) {
+            true => Self::Refused,
+            false => Self::Done(reply),
+        }
+    }
+}
+
+/// The node that a redirect names, from 0; `None` if the reply is none.
+///
+/// # Panics
+/// If it names no node of the simulation.
+#[must_use]
+pub fn redirected_to(reply: &Reply) -> Option<usize> {
+    let Reply::Error(text) = reply else {
+        return None;
+    };
+    let port = text.strip_prefix("MOVED ")?.rsplit(':').next()?;
+    let port: u16 = port.parse().expect("a redirect names a port");
+    Some(usize::from(port - PORT_BASE - 1))
 }
 
 /// The errors that say: this did not happen.
@@ -264,16 +308,8 @@ impl Client {
 
     /// Closes the connection, if there is one.
     pub fn disconnect(&self) {
-        if let Some(connection) = self.connection.borrow_mut().take()
-            && let Some(host) = connection.host()
-        {
-            // Behind what is still on its way, as a stream does it.
-            let closed = Rc::clone(&connection);
-            self.cluster
-                .world
-                .after(connection.arrival(&connection.to_node), move || {
-                    host.client_closed(closed.life, closed.id);
-                });
+        if let Some(connection) = self.connection.borrow_mut().take() {
+            connection.close();
         }
     }
 
@@ -289,31 +325,19 @@ impl Client {
     }
 
     fn judge(&self, reply: Reply) -> Answer {
-        let Reply::Error(text) = &reply else {
-            return Answer::Done(reply);
-        };
-        if text.starts_with("UNKNOWN ") {
-            return Answer::Unknown;
-        }
-        if !REFUSALS.iter().any(|prefix| text.starts_with(prefix)) {
-            return Answer::Done(reply);
-        }
-        if let Some(port) = text
-            .strip_prefix("MOVED ")
-            .and_then(|text| text.rsplit(':').next())
-        {
-            let port: u16 = port.parse().expect("a redirect names a port");
-            let node = usize::from(port - PORT_BASE - 1);
+        let redirect = redirected_to(&reply);
+        let answer = Answer::of(reply);
+        if let Some(node) = redirect {
             if node != self.target.get() {
                 self.cluster.hit(Mark::Redirects);
                 self.disconnect();
                 self.target.set(node);
             }
-        } else if self.chance(300) {
+        } else if answer == Answer::Refused && self.chance(300) {
             self.disconnect();
             self.try_elsewhere();
         }
-        Answer::Refused
+        answer
     }
 }
 

@@ -359,7 +359,7 @@ impl Host {
     }
 
     /// Opens a connection for a client; `None` if nobody listens.
-    pub(super) fn connect(self: &Rc<Self>) -> Option<Rc<Connection>> {
+    pub(crate) fn connect(self: &Rc<Self>) -> Option<Rc<Connection>> {
         let mut state = self.state.borrow_mut();
         let process = state.process.as_mut()?;
         let conn = process.free.pop().unwrap_or_else(|| {

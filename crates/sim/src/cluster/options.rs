@@ -132,6 +132,8 @@ pub struct Options {
     pub tick_ms: u64,
     /// Size of a log segment in bytes.
     pub segment_bytes: u32,
+    /// Above this many bytes of segments a node makes room in its log.
+    pub log_bytes_target: u64,
     /// After how many bytes of log a snapshot is taken.
     pub snapshot_after: u64,
     /// Bytes of entries in one message.
@@ -175,6 +177,7 @@ impl Options {
             turn_delay_max: Duration::from_micros(prng.range(1, 400)),
             tick_ms: *prng.pick(&[10, 10, 20, 5]).expect("one"),
             segment_bytes,
+            log_bytes_target: 8 * u64::from(segment_bytes),
             snapshot_after: *prng
                 .pick(&[u64::from(segment_bytes), 128 << 10, 1 << 20])
                 .expect("one"),
@@ -234,6 +237,7 @@ impl Options {
             clock_skew_ms_max: 1_000,
             log: LogOptions {
                 salt: node as u64,
+                target_bytes: self.log_bytes_target,
                 planted: self.planted,
                 ..LogOptions::small(self.segment_bytes)
             },

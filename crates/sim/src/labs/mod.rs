@@ -1,6 +1,18 @@
-//! The scenarios of the 6.824 course: the servers that they run on, and the tester that judges them.
+//! The scenarios of the 6.824 course: the servers that they run on, and the testers that judge them.
 //!
-//! The scenarios themselves are tests.
+//! The scenarios themselves are tests. The consensus labs run the Raft alone:
+//!
+//! - [`raft_host`]: a replica, its disk, and a list of commands for a state;
+//! - [`raft_cluster`]: such servers on the labs' network, and what they must have agreed on.
+//!
+//! The key-value labs run whole nodes, those of [`crate::cluster`], under its judge:
+//!
+//! - [`kv_cluster`]: the nodes, what is done to them, and how large they may grow;
+//! - [`clerk`]: the labs' client;
+//! - [`kv_rounds`]: the schedule that most of these scenarios share.
 
+pub mod clerk;
+pub mod kv_cluster;
+pub mod kv_rounds;
 pub mod raft_cluster;
 pub mod raft_host;

@@ -4,6 +4,8 @@ mod lab_2a;
 mod lab_2b;
 mod lab_2c;
 mod lab_2d;
+mod lab_3a;
+mod lab_3b;
 mod linearizable;
 mod net;
 mod simulation;
