@@ -6,6 +6,10 @@
 mod cluster;
 mod faults;
 mod init;
+mod kills;
+mod load;
+mod nodes;
+mod pauses;
 mod process;
 mod refusals;
 mod resp;
