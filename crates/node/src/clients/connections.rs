@@ -1,7 +1,7 @@
 //! One entry a client connection, and the table of them.
 
 use kvorum_base::{ConnId, GroupId};
-use kvorum_resp::{Connection, Outcome, Replies};
+use kvorum_resp::{Connection, Outcome, Replies, Version};
 
 use crate::effect::Effect;
 use crate::group::batch::BatchNumber;
@@ -24,6 +24,8 @@ pub(crate) struct Profile {
     pub(crate) active_tick: u64,
     /// The last command, for CLIENT LIST.
     pub(crate) last_command: &'static str,
+    /// The protocol version that it speaks, for CLIENT LIST.
+    pub(crate) protocol: u8,
 }
 
 impl Profile {
@@ -35,13 +37,14 @@ impl Profile {
         format!(
             "id={} addr={} laddr= fd=0 name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
              multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
-             omem=0 tot-mem=0 events=r cmd={} user=default redir=-1 resp=2 lib-name={} lib-ver={}",
+             omem=0 tot-mem=0 events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}",
             self.serial,
             self.address,
             String::from_utf8_lossy(&self.name),
             seconds(self.opened_tick),
             seconds(self.active_tick),
             self.last_command,
+            self.protocol,
             String::from_utf8_lossy(&self.lib_name),
             String::from_utf8_lossy(&self.lib_ver),
         )
@@ -78,6 +81,7 @@ impl Client {
                 opened_tick: now_tick,
                 active_tick: now_tick,
                 last_command: "NULL",
+                protocol: Version::Resp2.number(),
             },
             connection,
             writes: Vec::new(),
