@@ -367,6 +367,8 @@ impl Worker {
             if let Some(port) = moved_to(text) {
                 self.client = None;
                 self.port = Some(port);
+            } else if text.starts_with("CLUSTERDOWN ") {
+                self.go_elsewhere();
             }
         }
         Some(reply)

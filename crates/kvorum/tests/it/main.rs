@@ -5,7 +5,11 @@
 
 mod clients;
 mod cluster;
+mod crowd;
+mod cuts;
+mod damage;
 mod faults;
+mod goodbye;
 mod init;
 mod kills;
 mod load;
@@ -13,4 +17,6 @@ mod nodes;
 mod pauses;
 mod process;
 mod refusals;
+mod relay;
 mod resp;
+mod strangers;
