@@ -107,6 +107,13 @@ impl Client {
             .map_or(0, |(_, batch)| *batch)
     }
 
+    /// Whether it has been given more output than is kept for anybody. It is closed at the end of the turn,
+    /// and what a turn still would give it is not made: a hundred kilobytes of requests can ask for
+    /// gigabytes.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.connection.output_bytes() > OUTPUT_BYTES_MAX
+    }
+
     /// Whether so much of it waits inside that it should not be read.
     fn is_full(&self) -> bool {
         self.connection.outstanding() >= CONNECTION_REQUESTS_MAX
@@ -214,7 +221,7 @@ impl Table {
     /// Answers request `seq` of a connection. The answer is computed also when the client has gone:
     /// at apply it is the change that counts.
     pub(crate) fn reply(&mut self, conn: ConnId, seq: u32, write: impl FnOnce(&mut Replies<'_>)) {
-        let Some(client) = self.get_mut(conn) else {
+        let Some(client) = self.get_mut(conn).filter(|client| !client.is_overfull()) else {
             return write(&mut Replies::nobody());
         };
         let outcome = client.connection.reply(seq, write);
@@ -257,8 +264,7 @@ impl Table {
             if !client.connection.output().is_empty() {
                 effects.push(Effect::Output(conn));
             }
-            let too_much = client.connection.output_bytes() > OUTPUT_BYTES_MAX;
-            if client.connection.is_finished() || too_much {
+            if client.connection.is_finished() || client.is_overfull() {
                 effects.push(Effect::Close(conn));
                 continue;
             }
