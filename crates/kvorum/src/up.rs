@@ -268,6 +268,14 @@ impl Cluster {
                 if status.as_ref().is_ok_and(|status| status.ready) {
                     break;
                 }
+                if let Some(reason) = status.as_ref().ok().and_then(lost) {
+                    // It never will be. The others are a cluster without it.
+                    println!(
+                        "node {} is out of service: {reason}",
+                        self.nodes[place].number
+                    );
+                    break;
+                }
                 if begin.elapsed() > READY_PATIENCE {
                     let reason = status
                         .map_or_else(|error| error, |status| status.reason.unwrap_or_default());
@@ -388,6 +396,11 @@ impl Node {
         self.ended();
         self.child.is_some()
     }
+}
+
+/// Why a node has lost its promises, if it has.
+fn lost(status: &ProcessStatus) -> Option<&str> {
+    status.status.as_ref()?.lost.as_deref()
 }
 
 /// A word as a shell reads it back.

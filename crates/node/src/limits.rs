@@ -66,6 +66,10 @@ pub const TRANSFER_CACHE_FACTOR: u64 = 4;
 /// Ticks after a snapshot that could not be stored before the next is tried.
 pub const SNAPSHOT_RETRY_TICKS: u64 = 1000;
 
+/// Ticks for which a node that has handed over, and is to end, sends its clients to the others. A request
+/// that is on its way when its connection closes has an unknown outcome for whoever sent it.
+pub const FAREWELL_TICKS: u64 = 50;
+
 /// The piece size of a snapshot in transfer, in bytes: small enough not to hold the lane.
 pub const CHUNK_BYTES: usize = 256 << 10;
 

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::effect::{Effect, Level, StopReason};
 use crate::event::{Control, Event};
 use crate::group::Group;
-use crate::limits::{ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, ENTRY_OVERHEAD_BYTES};
+use crate::limits::{ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, ENTRY_OVERHEAD_BYTES, FAREWELL_TICKS};
 use crate::log::{BatchSeq, Durable, Log};
 use crate::shared::Shared;
 use crate::status::{Process, Status};
@@ -29,6 +29,8 @@ pub struct Node {
     pub(crate) lost: Option<String>,
     /// It hands over in order to end; since when.
     pub(crate) stopping: Option<u64>,
+    /// Since when nothing but its clients keeps it from ending.
+    farewell_since: Option<u64>,
     pub(crate) scratch: Scratch,
     /// When the log batch that is on its way was handed out.
     append_since_tick: Option<u64>,
@@ -55,6 +57,7 @@ impl Node {
             groups,
             lost: None,
             stopping: None,
+            farewell_since: None,
             scratch: Scratch::new(),
             append_since_tick: None,
             stalled: false,
@@ -336,7 +339,8 @@ impl Node {
         }
     }
 
-    /// Ends once nothing is led and nobody waits for a reply, or after the deadline of a request.
+    /// Ends once nothing is led, nobody waits for a reply and the clients have been sent elsewhere, or
+    /// after the deadline of a request.
     fn go_on_stopping(&mut self, effects: &mut Vec<Effect>) {
         let Some(since) = self.stopping else { return };
         // Without another voter nobody can take over.
@@ -347,7 +351,7 @@ impl Node {
             .iter()
             .any(|group| leads(group) || group.is_busy());
         let in_time = self.shared.now_tick - since < self.shared.config.deadline_ticks;
-        if self.serving() && busy && in_time {
+        if self.serving() && in_time && (busy || self.says_farewell()) {
             return;
         }
         for group in &mut self.groups {
@@ -357,6 +361,17 @@ impl Node {
         self.refuse_all_held();
         self.shared.table.flush(effects);
         effects.push(Effect::Stop(Box::new(StopReason::Shutdown)));
+    }
+
+    /// Whether clients that are still here may be sent elsewhere.
+    fn says_farewell(&mut self) -> bool {
+        let now_tick = self.shared.now_tick;
+        let since = *self.farewell_since.get_or_insert(now_tick);
+        let own = self.shared.config.node;
+        let elsewhere = |group: &Group| group.primary().is_some_and(|primary| primary != own);
+        self.shared.table.count() > 0
+            && now_tick - since < FAREWELL_TICKS
+            && self.groups.iter().all(elsewhere)
     }
 
     fn end_of_turn(&mut self, effects: &mut Vec<Effect>) {

@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use kvorum_server::control::client::get;
 use kvorum_server::control::status::ProcessStatus;
 
+use crate::nodes::signal;
 use crate::process::{Running, TempDir, free_port, kvorum, my_turn, wait_for};
-use crate::resp::{Reply, ask};
+use crate::resp::{Reply, ask, bulk};
 
 /// A running `kvorum up`.
 struct Up {
@@ -112,24 +113,12 @@ impl Up {
     }
 }
 
-fn signal(name: &str, pid: u32) {
-    let status = Command::new("kill")
-        .args([name, &pid.to_string()])
-        .status()
-        .expect("kill");
-    assert!(status.success());
-}
-
 /// Asks until something other than a refusal comes; the port is of any node.
 fn eventually(port: u16, words: &[&str]) -> Reply {
     wait_for("a reply", || match ask(port, words) {
         Ok(Reply::Error(_)) | Err(_) => None,
         Ok(reply) => Some(reply),
     })
-}
-
-fn bulk(text: &str) -> Reply {
-    Reply::Bulk(Some(text.to_owned()))
 }
 
 #[test]

@@ -1,99 +1,11 @@
-//! A disk that fails, hangs or is full.
+//! A disk that fails, hangs, is slow or is full.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use kvorum_server::control::client::get;
-use kvorum_server::control::status::ProcessStatus;
-
-use crate::process::{Running, TempDir, free_port, kvorum, my_turn, succeeds, wait_for};
-use crate::resp::{Client, Reply, ask};
-
-/// A node whose disk does what a file says.
-struct Faulty {
-    running: Running,
-    dir: PathBuf,
-    port: u16,
-}
-
-impl Faulty {
-    fn start(dir: PathBuf, port: u16, environment: &[(&str, &str)]) -> Self {
-        let listen = format!("127.0.0.1:{port}");
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(dir.with_extension("log"))
-            .expect("a log file");
-        let child = kvorum(&["node", "--listen", &listen, "--dir"])
-            .arg(&dir)
-            .env("KVORUM_TEST_FAULTS", faults_of(&dir))
-            .envs(environment.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("started");
-        let node = Self {
-            running: Running { child },
-            dir,
-            port,
-        };
-        wait_for("an answer", || node.status());
-        node
-    }
-
-    fn http(&self) -> String {
-        format!("127.0.0.1:{}", self.port + 200)
-    }
-
-    fn status(&self) -> Option<ProcessStatus> {
-        get(&self.http(), "/api/v1/status").ok()
-    }
-
-    fn wait_until_ready(&self) {
-        wait_for("ready", || self.status().filter(|status| status.ready));
-    }
-
-    fn leads(&self) -> bool {
-        let groups = self
-            .status()
-            .and_then(|status| status.status)
-            .map(|status| status.groups);
-        groups.is_some_and(|groups| groups.iter().any(|group| group.role == "leader"))
-    }
-
-    fn fault(&self, text: &str) {
-        fs::write(faults_of(&self.dir), text).expect("written");
-    }
-}
-
-fn faults_of(dir: &Path) -> PathBuf {
-    dir.with_extension("faults")
-}
-
-fn cluster(dir: &TempDir, count: u16, environment: &[(&str, &str)]) -> Vec<Faulty> {
-    let port = free_port(count);
-    let nodes: Vec<Faulty> = (0..count)
-        .map(|number| {
-            Faulty::start(
-                dir.path().join(format!("node-{number}")),
-                port + number,
-                environment,
-            )
-        })
-        .collect();
-    let all: Vec<String> = nodes.iter().map(Faulty::http).collect();
-    succeeds(&["ctl", "init", "--nodes", &all.join(",")]);
-    for node in &nodes {
-        node.wait_until_ready();
-    }
-    nodes
-}
-
-fn ok() -> Reply {
-    Reply::Simple("OK".to_owned())
-}
+use crate::load::{Load, Manner};
+use crate::nodes::{Node, cluster, cluster_with, primary, primary_among, wait_for_one_state};
+use crate::process::{TempDir, my_turn, wait_for};
+use crate::resp::{Client, Reply, ask, bulk, ok};
 
 /// Nobody may be told anything that rests on a sync that failed: no reply, not even an error.
 #[test]
@@ -101,25 +13,22 @@ fn a_failed_sync_ends_the_node_without_another_word() {
     let _turn = my_turn();
     for fault in ["sync-fail", "write-fail"] {
         let dir = TempDir::new();
-        let mut node = cluster(&dir, 1, &[]).remove(0);
+        let mut node = cluster(&dir, 1).remove(0);
         let mut client = Client::connect(node.port).expect("connected");
         assert_eq!(client.ask(&["SET", "before", "1"]).expect("a reply"), ok());
         node.fault(fault);
         let error = client.ask(&["SET", "after", "1"]).expect_err("no reply");
         let closed = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
         assert!(closed.contains(&error.kind()), "{error}");
-        let status = wait_for("its end", || {
-            node.running.child.try_wait().expect("a status")
-        });
+        let status = node.end();
         assert!(!status.success(), "{fault}: {status}");
-        let said = fs::read_to_string(node.dir.with_extension("log")).expect("a log");
-        assert!(said.contains("failed"), "{said}");
+        assert!(node.said().contains("failed"), "{}", node.said());
 
         node.fault("");
-        let node = Faulty::start(node.dir.clone(), node.port, &[]);
+        node.restart();
         node.wait_until_ready();
         let value = ask(node.port, &["GET", "before"]).expect("a reply");
-        assert_eq!(value, Reply::Bulk(Some("1".to_owned())));
+        assert_eq!(value, bulk("1"));
     }
 }
 
@@ -128,39 +37,65 @@ fn a_failed_sync_ends_the_node_without_another_word() {
 fn a_primary_whose_disk_hangs_hands_over() {
     let _turn = my_turn();
     let dir = TempDir::new();
-    let nodes = cluster(&dir, 3, &[]);
-    let old = wait_for("a primary", || nodes.iter().position(Faulty::leads));
+    let nodes = cluster(&dir, 3);
+    let old = primary(&nodes);
     nodes[old].fault("sync-hang");
     let mut client = Client::connect(nodes[old].port).expect("connected");
     // Two of three have it: it may well be acknowledged.
     let _ = client.ask(&["SET", "a", "1"]);
-    let new = wait_for("another primary", || {
-        nodes
-            .iter()
-            .position(Faulty::leads)
-            .filter(|primary| *primary != old)
+    let new = primary_among(&nodes, |node| node != old);
+    wait_for("a write", || {
+        let reply = ask(nodes[new].port, &["SET", "b", "1"]).ok()?;
+        (reply == ok()).then_some(())
     });
-    assert_eq!(
-        ask(nodes[new].port, &["SET", "b", "1"]).expect("a reply"),
-        ok()
-    );
     nodes[old].fault("");
-    wait_for("one state", || {
-        let groups = |node: &Faulty| {
-            let group = node.status()?.status?.groups.into_iter().next()?;
-            Some((group.applied, group.state_hash))
-        };
-        let first = groups(&nodes[0])?;
-        nodes
-            .iter()
-            .all(|node| groups(node).as_ref() == Some(&first))
-            .then_some(())
-    });
+    wait_for_one_state(&nodes);
 }
 
-/// A full disk refuses writes; it does not end the node, and it does not stop reads.
+/// Slow is not hung: nothing is handed over, refused or lost, it only takes its time.
 #[test]
-fn a_full_disk_refuses_writes_and_serves_reads() {
+fn slow_disks_make_slow_writes_and_nothing_else() {
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let nodes = cluster(&dir, 3);
+    for node in &nodes {
+        node.fault("sync-delay-ms 100");
+    }
+    let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
+    let load = Load::start(&ports, &[Manner::default()]);
+    load.wait_for_more(100);
+    // One slow disk of three is none: a majority of the others is enough.
+    for (at, node) in nodes.iter().enumerate() {
+        node.fault(if at == 0 { "sync-delay-ms 100" } else { "" });
+    }
+    load.wait_for_more(1000);
+    for node in &nodes {
+        node.fault("");
+    }
+    let told = load.finish();
+    assert_eq!(told.unknown(), 0, "{told:?}");
+    told.judge(&ports);
+    wait_for_one_state(&nodes);
+}
+
+/// Writes until that is refused; how many fitted, and the refusal.
+fn fill(node: &Node, value: &str) -> (usize, String) {
+    let mut client = Client::connect(node.port).expect("connected");
+    for number in 0..10_000 {
+        let key = format!("key-{number}");
+        match client.ask(&["SET", &key, value]).expect("a reply") {
+            Reply::Error(text) => return (number, text),
+            reply => assert_eq!(reply, ok()),
+        }
+    }
+    panic!("a disk of three megabytes takes a hundred");
+}
+
+/// A full disk refuses writes. It does not end the node, and it does not stop reads. A restart needs
+/// room, since it promises nothing before it has written what it found once more: it says so, ends
+/// when it is told to, and has everything once there is room.
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_passes() {
     let _turn = my_turn();
     let dir = TempDir::new();
     let segment: u32 = 1 << 20;
@@ -169,36 +104,40 @@ fn a_full_disk_refuses_writes_and_serves_reads() {
         ("KVORUM_TEST_SEGMENT_BYTES", segment.as_str()),
         ("KVORUM_TEST_DISK_BYTES", room.as_str()),
     ];
-    let mut node = cluster(&dir, 1, &environment).remove(0);
+    let mut node = cluster_with(&dir, 1, |_| Vec::new(), &environment).remove(0);
     let value = "v".repeat(10_000);
-    let mut client = Client::connect(node.port).expect("connected");
-    let mut written = 0;
-    let refusal = loop {
-        match client
-            .ask(&["SET", &format!("key-{written}"), &value])
-            .expect("a reply")
-        {
-            Reply::Error(text) => break text,
-            reply => assert_eq!(reply, ok()),
-        }
-        written += 1;
-        assert!(
-            written < 10_000,
-            "a disk of three megabytes takes a hundred"
-        );
-    };
+    let (written, refusal) = fill(&node, &value);
     assert!(written > 50, "{written} values fit");
-    println!("{written} values, then: {refusal}");
+    assert!(refusal.starts_with("MISCONF the disk"), "{refusal}");
     let last = format!("key-{}", written - 1);
-    assert_eq!(
-        client.ask(&["GET", &last]).expect("a reply"),
-        Reply::Bulk(Some(value.clone()))
-    );
-    assert!(
-        node.running.child.try_wait().expect("a status").is_none(),
-        "it runs"
-    );
-    wait_for("the status to say so", || {
-        node.status()?.status.filter(|status| status.disk_full)
+    let reads = |node: &Node| ask(node.port, &["GET", &last]).expect("a reply");
+    assert_eq!(reads(&node), bulk(&value));
+    assert_eq!(node.ended(), None, "it runs");
+    let is_full = |node: &Node| {
+        wait_for("the status to say so", || {
+            node.status()?.status.filter(|status| status.disk_full)
+        });
+    };
+    is_full(&node);
+    node.fault("more-disk-bytes 2000000");
+    wait_for("a write", || {
+        (ask(node.port, &["SET", "after", &value]).ok()? == ok()).then_some(())
     });
+    assert!(fill(&node, &value).0 > 50, "it serves as before");
+
+    for ending in ["-KILL", "-TERM"] {
+        node.signal(ending);
+        node.end();
+        node.restart();
+        is_full(&node);
+        let reason = node.status().expect("a status").reason.expect("not ready");
+        assert!(reason.contains("disk is full"), "{reason}");
+    }
+    node.fault("more-disk-bytes 100000000");
+    node.wait_until_ready();
+    assert_eq!(
+        ask(node.port, &["SET", "after", "x"]).expect("a reply"),
+        ok()
+    );
+    assert_eq!(reads(&node), bulk(&value));
 }

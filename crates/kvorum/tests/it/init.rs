@@ -5,7 +5,8 @@ use kvorum_server::control::init::{Commit, Prepare};
 use kvorum_server::identity::Plan;
 use serde_json::Value;
 
-use crate::process::{Node, TempDir, free_port, my_turn, refused, succeeds};
+use crate::nodes::Node;
+use crate::process::{TempDir, free_port, my_turn, refused, succeeds};
 
 fn three(dir: &TempDir) -> Vec<Node> {
     let port = free_port(3);

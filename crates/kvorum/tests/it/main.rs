@@ -3,9 +3,20 @@
 //!
 //! The tests take turns: several clusters at once on a small machine would only measure each other.
 
+mod clients;
 mod cluster;
+mod crowd;
+mod cuts;
+mod damage;
 mod faults;
+mod goodbye;
 mod init;
+mod kills;
+mod load;
+mod nodes;
+mod pauses;
 mod process;
 mod refusals;
+mod relay;
 mod resp;
+mod strangers;

@@ -7,9 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvorum_server::control::client::get;
-use kvorum_server::control::init::InitState;
-
 /// How long anything may take before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -46,21 +43,36 @@ impl Drop for TempDir {
 }
 
 /// A client port whose company (replica reads, peers, HTTP) is free too, for `count` nodes in a row.
+///
+/// All of them lie below the ports that systems give to outgoing connections: a node that is started
+/// again must find its own still free. Other processes of these tests are kept away by a port beside
+/// them, which this process holds to its end.
 pub(crate) fn free_port(count: u16) -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let begin = 20_000 + (std::process::id() % 200) as u16 * 100;
-    for _ in 0..100 {
-        let port = begin + (NEXT.fetch_add(1, Ordering::Relaxed) as u16 % 90) * 300 % 20_000;
-        let all = (0..count).flat_map(|node| [0, 50, 100, 200].map(|offset| port + node + offset));
-        if all
-            .into_iter()
-            .all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        {
+    static CLAIMS: Mutex<Vec<TcpListener>> = Mutex::new(Vec::new());
+    assert!(count <= ROW - 2, "a row of ports has room for fewer nodes");
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).ok();
+    let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+    let rows = BLOCKS * (50 / ROW);
+    let begin = std::process::id() as usize * 7;
+    for row in (begin..begin + usize::from(rows)).map(|row| row as u16 % rows) {
+        let port = 10_000 + row / (50 / ROW) * 250 + row % (50 / ROW) * ROW;
+        let Some(claim) = free(port + ROW - 1) else {
+            continue;
+        };
+        let mut all =
+            (0..=count).flat_map(|node| [0, 50, 100, 200].map(|offset| port + node + offset));
+        if all.all(|port| free(port).is_some()) {
+            claims.push(claim);
             return port;
         }
     }
     panic!("no free ports");
 }
+
+/// Ports of one kind in a row, with the one that claims them.
+const ROW: u16 = 10;
+/// Blocks of 250 ports: five rows, and their company.
+const BLOCKS: u16 = 88;
 
 /// The program with these arguments and nothing of ours in its environment.
 pub(crate) fn kvorum(arguments: &[&str]) -> Command {
@@ -137,63 +149,5 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// A node, and how to start it again.
-pub(crate) struct Node {
-    pub(crate) dir: PathBuf,
-    pub(crate) port: u16,
-    running: Option<Running>,
-}
-
-impl Node {
-    pub(crate) fn start(dir: PathBuf, port: u16) -> Self {
-        let mut node = Self {
-            dir,
-            port,
-            running: None,
-        };
-        node.restart();
-        node
-    }
-
-    pub(crate) fn http(&self) -> String {
-        format!("127.0.0.1:{}", self.port + 200)
-    }
-
-    /// SIGKILL.
-    pub(crate) fn kill(&mut self) {
-        self.running = None;
-    }
-
-    /// Starts it and waits until it answers.
-    pub(crate) fn restart(&mut self) {
-        self.running = None;
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.dir.with_extension("log"))
-            .expect("a log file");
-        let listen = format!("127.0.0.1:{}", self.port);
-        let child = kvorum(&[
-            "node",
-            "--dir",
-            self.dir.to_str().expect("a name"),
-            "--listen",
-            &listen,
-        ])
-        .stderr(log)
-        .spawn()
-        .expect("started");
-        self.running = Some(Running { child });
-        let address = self.http();
-        wait_for("a node's answer", || {
-            get::<InitState>(&address, "/api/v1/init").ok()
-        });
-    }
-
-    pub(crate) fn init_state(&self) -> InitState {
-        get(&self.http(), "/api/v1/init").expect("an answer")
     }
 }

@@ -1,6 +1,7 @@
 //! What the program refuses to do, and whether it says what to do instead.
 
-use crate::process::{Node, TempDir, free_port, my_turn, refused};
+use crate::nodes::Node;
+use crate::process::{TempDir, free_port, my_turn, refused};
 
 #[test]
 fn beyond_loopback_a_password_and_a_secret_are_needed() {

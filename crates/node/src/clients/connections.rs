@@ -1,7 +1,7 @@
 //! One entry a client connection, and the table of them.
 
 use kvorum_base::{ConnId, GroupId};
-use kvorum_resp::{Connection, Outcome, Replies};
+use kvorum_resp::{Connection, Outcome, Replies, Version};
 
 use crate::effect::Effect;
 use crate::group::batch::BatchNumber;
@@ -24,6 +24,8 @@ pub(crate) struct Profile {
     pub(crate) active_tick: u64,
     /// The last command, for CLIENT LIST.
     pub(crate) last_command: &'static str,
+    /// The protocol version that it speaks, for CLIENT LIST.
+    pub(crate) protocol: u8,
 }
 
 impl Profile {
@@ -35,13 +37,14 @@ impl Profile {
         format!(
             "id={} addr={} laddr= fd=0 name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
              multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
-             omem=0 tot-mem=0 events=r cmd={} user=default redir=-1 resp=2 lib-name={} lib-ver={}",
+             omem=0 tot-mem=0 events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}",
             self.serial,
             self.address,
             String::from_utf8_lossy(&self.name),
             seconds(self.opened_tick),
             seconds(self.active_tick),
             self.last_command,
+            self.protocol,
             String::from_utf8_lossy(&self.lib_name),
             String::from_utf8_lossy(&self.lib_ver),
         )
@@ -78,6 +81,7 @@ impl Client {
                 opened_tick: now_tick,
                 active_tick: now_tick,
                 last_command: "NULL",
+                protocol: Version::Resp2.number(),
             },
             connection,
             writes: Vec::new(),
@@ -101,6 +105,13 @@ impl Client {
             .iter()
             .find(|(to, _)| *to == group)
             .map_or(0, |(_, batch)| *batch)
+    }
+
+    /// Whether it has been given more output than is kept for anybody. It is closed at the end of the turn,
+    /// and what a turn still would give it is not made: a hundred kilobytes of requests can ask for
+    /// gigabytes.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.connection.output_bytes() > OUTPUT_BYTES_MAX
     }
 
     /// Whether so much of it waits inside that it should not be read.
@@ -210,7 +221,7 @@ impl Table {
     /// Answers request `seq` of a connection. The answer is computed also when the client has gone:
     /// at apply it is the change that counts.
     pub(crate) fn reply(&mut self, conn: ConnId, seq: u32, write: impl FnOnce(&mut Replies<'_>)) {
-        let Some(client) = self.get_mut(conn) else {
+        let Some(client) = self.get_mut(conn).filter(|client| !client.is_overfull()) else {
             return write(&mut Replies::nobody());
         };
         let outcome = client.connection.reply(seq, write);
@@ -253,8 +264,7 @@ impl Table {
             if !client.connection.output().is_empty() {
                 effects.push(Effect::Output(conn));
             }
-            let too_much = client.connection.output_bytes() > OUTPUT_BYTES_MAX;
-            if client.connection.is_finished() || too_much {
+            if client.connection.is_finished() || client.is_overfull() {
                 effects.push(Effect::Close(conn));
                 continue;
             }

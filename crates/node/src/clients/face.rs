@@ -1,8 +1,10 @@
 //! The face of a Redis Cluster: what CLUSTER answers, and where redirects point.
 //!
-//! Cluster-aware clients ask any node for the map, then talk to each slot's primary. A node is
-//! announced as a primary only: clients cannot understand one address in two roles, and every node
-//! here is primary of some shards and replica of others.
+//! Cluster-aware clients ask any node for the map, then talk to each slot's primary. Clients cannot
+//! understand one address in two roles, and a node here may be primary of some shards and replica of
+//! others: whoever is primary of anything is announced as that alone. Whoever is primary of nothing is
+//! announced as a replica, since some clients (redis-py) remember only those whom the last map named: when
+//! the only primary they know of dies, they find nobody to ask. Reads that they send there are redirected.
 //!
 //! Who is primary is soft state: the highest term heard of wins, and nothing is ever decided by it.
 //! A wrong answer costs the client one redirect.
@@ -81,7 +83,7 @@ pub(crate) fn cluster(
             }
             None => replies.error("ERR Invalid or out of range slot"),
         },
-        // Replicas are not announced, and links are not made of Redis's bus.
+        // What replicas there are is in the maps, and links are not made of Redis's bus.
         NodeCommand::ClusterReplicas | NodeCommand::ClusterLinks => replies.array(0),
         other => unreachable!("{other:?} is not of the cluster's face"),
     }
@@ -123,23 +125,43 @@ fn shard_node<'a>(facts: &'a Facts<'_>, shard: &ShardFacts) -> Option<(NodeId, &
     Some((node, facts.config.members.get(&node)?))
 }
 
-/// CLUSTER SLOTS: ranges with the address and name of who serves them.
+/// Whom to name as a shard's replicas: those of its nodes that are primary of nothing.
+fn replicas_of<'a>(facts: &'a Facts<'_>, shard: &ShardFacts) -> Vec<(NodeId, &'a Member)> {
+    let spec = facts
+        .config
+        .groups
+        .iter()
+        .find(|spec| spec.group == shard.group);
+    let mut nodes: Vec<NodeId> =
+        spec.map_or(Vec::new(), |spec| spec.replicas.values().copied().collect());
+    nodes.retain(|node| {
+        let named = |shard| shard_node(facts, shard).is_some_and(|(primary, _)| primary == *node);
+        !facts.shards.iter().any(named)
+    });
+    let with_member = |node: NodeId| Some((node, facts.config.members.get(&node)?));
+    nodes.into_iter().filter_map(with_member).collect()
+}
+
+/// CLUSTER SLOTS: ranges with the address and name of who serves them, and of their replicas.
 fn slots(facts: &Facts<'_>, replies: &mut Replies<'_>) {
     let shards: Vec<_> = facts
         .shards
         .iter()
-        .filter_map(|shard| Some((shard.slots, shard_node(facts, shard)?)))
+        .filter_map(|shard| Some((shard, shard_node(facts, shard)?)))
         .collect();
     replies.array(shards.len());
-    for ((first, last), (node, member)) in shards {
-        replies.array(3);
-        replies.integer(i64::from(first));
-        replies.integer(i64::from(last));
-        replies.array(4);
-        replies.bulk(member.host.as_bytes());
-        replies.integer(i64::from(member.port));
-        replies.bulk(node_name(facts.config.cluster, node).as_bytes());
-        replies.array(0);
+    for (shard, primary) in shards {
+        let replicas = replicas_of(facts, shard);
+        replies.array(3 + replicas.len());
+        replies.integer(i64::from(shard.slots.0));
+        replies.integer(i64::from(shard.slots.1));
+        for (node, member) in std::iter::once(primary).chain(replicas) {
+            replies.array(4);
+            replies.bulk(member.host.as_bytes());
+            replies.integer(i64::from(member.port));
+            replies.bulk(node_name(facts.config.cluster, node).as_bytes());
+            replies.array(0);
+        }
     }
 }
 
@@ -153,29 +175,43 @@ fn shards(facts: &Facts<'_>, replies: &mut Replies<'_>) {
         replies.integer(i64::from(shard.slots.0));
         replies.integer(i64::from(shard.slots.1));
         replies.bulk(b"nodes");
-        let node = shard_node(facts, shard);
-        replies.array(usize::from(node.is_some()));
-        let Some((node, member)) = node else { continue };
-        replies.map(7);
-        replies.bulk(b"id");
-        replies.bulk(node_name(facts.config.cluster, node).as_bytes());
-        replies.bulk(b"port");
-        replies.integer(i64::from(member.port));
-        replies.bulk(b"ip");
-        replies.bulk(member.host.as_bytes());
-        replies.bulk(b"endpoint");
-        replies.bulk(member.host.as_bytes());
-        replies.bulk(b"role");
-        replies.bulk(b"master");
-        replies.bulk(b"replication-offset");
-        replies.integer(i64::try_from(shard.applied).unwrap_or(i64::MAX));
-        replies.bulk(b"health");
-        replies.bulk(if shard.primary_known {
-            b"online"
-        } else {
-            b"fail"
-        });
+        let primary = shard_node(facts, shard).map(|node| (node, "master"));
+        let replicas = replicas_of(facts, shard);
+        let replicas = replicas.into_iter().map(|node| (node, "replica"));
+        let nodes: Vec<_> = primary.into_iter().chain(replicas).collect();
+        replies.array(nodes.len());
+        for ((node, member), role) in nodes {
+            shard_member(facts, shard, node, member, role, replies);
+        }
     }
+}
+
+/// One node of a shard in CLUSTER SHARDS.
+fn shard_member(
+    facts: &Facts<'_>,
+    shard: &ShardFacts,
+    node: NodeId,
+    member: &Member,
+    role: &str,
+    replies: &mut Replies<'_>,
+) {
+    // Of a replica it is not known here how it does: it is asked, and then answers or does not.
+    let online = shard.primary_known || role == "replica";
+    replies.map(7);
+    replies.bulk(b"id");
+    replies.bulk(node_name(facts.config.cluster, node).as_bytes());
+    replies.bulk(b"port");
+    replies.integer(i64::from(member.port));
+    replies.bulk(b"ip");
+    replies.bulk(member.host.as_bytes());
+    replies.bulk(b"endpoint");
+    replies.bulk(member.host.as_bytes());
+    replies.bulk(b"role");
+    replies.bulk(role.as_bytes());
+    replies.bulk(b"replication-offset");
+    replies.integer(i64::try_from(shard.applied).unwrap_or(i64::MAX));
+    replies.bulk(b"health");
+    replies.bulk(if online { &b"online"[..] } else { &b"fail"[..] });
 }
 
 /// CLUSTER NODES: one line a node, as `id host:port@bus flags master ping pong epoch link slots`.

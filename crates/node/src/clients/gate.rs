@@ -98,6 +98,10 @@ impl Node {
                     .connection
                     .next_request_or_reply(&INPUT_LIMITS, data, &mut scratch);
             let Some(request) = request else { break };
+            if client.is_overfull() {
+                // It is closed at the end of the turn.
+                break;
+            }
             self.shared.counters.commands += 1;
             self.run_request(client, &request);
         }

@@ -125,6 +125,7 @@ fn hello(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
                 None => {}
             }
             let version = client.connection.version(seq).number();
+            client.profile.protocol = version;
             let profile = &client.profile;
             client.connection.reply(seq, |replies| {
                 handshake::hello_reply(profile, version, replies);
@@ -138,6 +139,7 @@ fn hello(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
 
 fn reset(node: &Node, client: &mut Client, seq: u32) {
     client.profile.name.clear();
+    client.profile.protocol = Version::Resp2.number();
     client
         .connection
         .set_authenticated(node.shared.config.password.is_none());

@@ -175,6 +175,8 @@ impl NodeStatus {
             return Err("no group has a replica here yet".to_owned());
         }
         match self.groups.iter().find(|group| group.primary.is_none()) {
+            // A start writes what it found once more before it promises anything.
+            Some(_) if self.disk_full => Err("the disk is full".to_owned()),
             Some(group) => Err(format!("group {} has no primary", group.group)),
             None => Ok(()),
         }

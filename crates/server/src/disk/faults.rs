@@ -3,20 +3,21 @@
 //! With `KVORUM_TEST_FAULTS=FILE` in the environment the file is read before each write and sync of
 //! the log. It holds one word a line: `write-fail`, `sync-fail`, `sync-hang`, or `sync-delay-ms N`. A
 //! test changes the file while the process runs. `KVORUM_TEST_DISK_BYTES=N` makes the disk full once
-//! the log's segments and the snapshots would take more than N bytes. Without these variables nothing
-//! is read and nothing goes wrong.
+//! the log's segments and the snapshots would take more than N bytes, and what the file has behind
+//! `more-disk-bytes`. Without these variables nothing is read and nothing goes wrong.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 /// What goes wrong; nothing by default.
 #[derive(Clone, Default, Debug)]
 pub struct Faults {
     file: Option<Arc<PathBuf>>,
-    room: Option<Arc<AtomicU64>>,
+    /// What is left of the room. Below zero, the file has given more.
+    room: Option<Arc<AtomicI64>>,
 }
 
 impl Faults {
@@ -25,10 +26,10 @@ impl Faults {
     pub fn from_env() -> Self {
         let room = std::env::var("KVORUM_TEST_DISK_BYTES")
             .ok()
-            .and_then(|text| text.parse().ok());
+            .and_then(|text| text.parse::<u64>().ok());
         Self {
             file: std::env::var_os("KVORUM_TEST_FAULTS").map(|path| Arc::new(PathBuf::from(path))),
-            room: room.map(|bytes| Arc::new(AtomicU64::new(bytes))),
+            room: room.map(|bytes| Arc::new(AtomicI64::new(signed(bytes)))),
         }
     }
 
@@ -37,7 +38,7 @@ impl Faults {
     pub(crate) fn with_room(bytes: u64) -> Self {
         Self {
             file: None,
-            room: Some(Arc::new(AtomicU64::new(bytes))),
+            room: Some(Arc::new(AtomicI64::new(signed(bytes)))),
         }
     }
 
@@ -73,10 +74,7 @@ impl Faults {
         while self.says("sync-hang") {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let delay = text
-            .lines()
-            .find_map(|line| line.strip_prefix("sync-delay-ms "));
-        if let Some(millis) = delay.and_then(|millis| millis.trim().parse().ok()) {
+        if let Some(millis) = number_in(&text, "sync-delay-ms ") {
             std::thread::sleep(Duration::from_millis(millis));
         }
         if self.says("sync-fail") {
@@ -94,8 +92,12 @@ impl Faults {
         let Some(room) = &self.room else {
             return Ok(());
         };
+        let more = self
+            .text()
+            .and_then(|text| number_in(&text, "more-disk-bytes "));
+        let more = more.map_or(0, signed);
         room.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
-            left.checked_sub(bytes)
+            Some(left - signed(bytes)).filter(|left| left.saturating_add(more) >= 0)
         })
         .map(drop)
         .map_err(|_| io::Error::from(io::ErrorKind::StorageFull))
@@ -104,7 +106,7 @@ impl Faults {
     /// Gives room back.
     pub fn give_room(&self, bytes: u64) {
         if let Some(room) = &self.room {
-            room.fetch_add(bytes, Ordering::AcqRel);
+            room.fetch_add(signed(bytes), Ordering::AcqRel);
         }
     }
 
@@ -116,6 +118,16 @@ impl Faults {
     fn text(&self) -> Option<String> {
         std::fs::read_to_string(self.file.as_deref()?).ok()
     }
+}
+
+/// The number behind a word.
+fn number_in(text: &str, word: &str) -> Option<u64> {
+    let number = text.lines().find_map(|line| line.strip_prefix(word))?;
+    number.trim().parse().ok()
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// Input/output error, as a broken disk reports it.

@@ -2,8 +2,9 @@
 //!
 //! The judgement is the core's ([`Recovery`]); what is added here is what an operator should do about it.
 //! A log that lost anything synced has lost promises, and a node that breaks promises is worse than one
-//! that is gone: it is not started. A snapshot that cannot be read is no broken promise: the replica
-//! takes another one from its primary.
+//! that is gone. It starts all the same, and says "lost" to whoever asks, and nothing else: a process that
+//! ended would be started again and again, and what is wrong would stand in its log alone. A snapshot that
+//! cannot be read is no broken promise: the replica takes another one from its primary.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -59,14 +60,10 @@ pub fn start(
     snapshot_dir: &Path,
 ) -> Result<(Node, Vec<Effect>), String> {
     let begin = std::time::Instant::now();
-    let recovered = recover(manifest, &log, files).map_err(|damage| {
-        format!(
-            "the log in {} is damaged: {damage}. What this node promised may be lost, so it must not take \
-             part again under its identity. If other nodes have replicas: move the whole directory aside \
-             and replace this node. If not: restore the directory from a backup",
-            settings.dir.display()
-        )
-    })?;
+    let recovered = match recover(manifest, &log, files)? {
+        Ok(recovered) => recovered,
+        Err(damage) => return lost(settings, manifest, log, &damage),
+    };
     let snapshots = load_snapshots(manifest, recovered.as_ref(), snapshot_dir)?;
     let incarnation = recovered
         .as_ref()
@@ -86,27 +83,50 @@ pub fn start(
     Ok((node, effects))
 }
 
+/// A node that answers for itself and for nothing that it ever promised.
+fn lost(
+    settings: &Settings,
+    manifest: &Manifest,
+    log: LogOptions,
+    damage: &str,
+) -> Result<(Node, Vec<Effect>), String> {
+    tracing::error!(
+        "the log in {} is damaged: {damage}. What this node promised may be lost, so it must not take \
+         part again under its identity. If other nodes have replicas: move the whole directory aside \
+         and replace this node. If not: restore the directory from a backup",
+        settings.dir.display()
+    );
+    let config = node_config(settings, manifest, log, 0)?;
+    let reason = format!(
+        "its log is damaged ({damage}), and what it promised may be lost: its directory is to be moved \
+         aside, and the node replaced"
+    );
+    Ok((Node::start_lost(config, &reason), Vec::new()))
+}
+
+/// What the log says, or how it is damaged.
+///
+/// # Errors
+/// If it cannot be read: another attempt may do better.
 fn recover(
     manifest: &Manifest,
     log: &LogOptions,
     files: &SegmentFiles,
-) -> Result<Option<Recovered>, String> {
+) -> Result<Result<Option<Recovered>, String>, String> {
     let segments = files.in_use();
     if segments.is_empty() && !manifest.log_begun {
-        return Ok(None);
+        return Ok(Ok(None));
     }
     let mut recovery = Recovery::new(log, manifest.log_begun);
     let mut bytes = Vec::new();
     for segment in segments {
         files
             .read_into(segment, &mut bytes)
-            .map_err(|error| format!("segment {segment}: {error}"))?;
+            .map_err(|error| format!("cannot read segment {segment} of the log: {error}"))?;
         recovery.feed(segment, &bytes);
     }
-    recovery
-        .finish()
-        .map(Some)
-        .map_err(|damage| damage.to_string())
+    let recovered = recovery.finish().map(Some);
+    Ok(recovered.map_err(|damage| damage.to_string()))
 }
 
 /// Reads the snapshots that the log refers to, and removes the others.
