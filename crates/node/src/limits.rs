@@ -79,7 +79,9 @@ pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 
 /// A new snapshot starts when this many log bytes have come since the last, or as many as the last
 /// snapshot has, whichever is more: so the bytes written are at most about twice those of the log.
-pub const SNAPSHOT_AFTER_LOG_BYTES: u64 = 64 << 20;
+/// With 64 MiB instead of 256 three nodes on two cores lost a third of their pipelined writes to
+/// snapshots of a state of 170 MB; a restart reads 256 MiB of log in about a second.
+pub const SNAPSHOT_AFTER_LOG_BYTES: u64 = 256 << 20;
 
 /// Live entries of an idle group are carried to the log's head up to this many bytes; beyond it the
 /// group takes a snapshot instead.
