@@ -472,7 +472,7 @@ impl Node {
         prng.fork()
     }
 
-    /// The log, for tests and tools.
+    /// The log, to be asked how it is.
     #[must_use]
     pub fn wal(&self) -> &Log {
         &self.shared.log

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
-use kvorum_base::{ConnId, NodeId, UnixMillis};
+use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Node, Note, StopReason};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -41,6 +41,7 @@ use tokio::time::MissedTickBehavior;
 use crate::clients::Clients;
 use crate::clients::accept::{Bound, accept_clients};
 use crate::clients::read::read_client;
+use crate::disk::startup::Started;
 use crate::disk::sync_policy::Turn;
 use crate::disk::{Append, Disk};
 use crate::mail::{DiskReport, Mail};
@@ -74,9 +75,7 @@ pub enum End {
 /// What a lane is made of.
 pub struct Parts {
     /// The core.
-    pub node: Node,
-    /// What it wants done first.
-    pub effects: Vec<Effect>,
+    pub started: Started,
     /// The disk threads.
     pub disk: Disk,
     /// What other threads send.
@@ -125,6 +124,8 @@ pub(crate) struct Core {
     /// Links that did.
     pub(crate) broken_links: Vec<(NodeId, Link, u64, String)>,
     disk: Disk,
+    /// To be removed once the log has started.
+    stale_snapshots: Vec<(GroupId, u64)>,
     mail: Receiver<Mail>,
     wake: Rc<Notify>,
     tick_due: bool,
@@ -165,8 +166,8 @@ impl Lane {
     fn start(parts: Parts) -> io::Result<Rc<Self>> {
         let wake = Rc::new(Notify::new());
         let core = Core {
-            node: parts.node,
-            effects: parts.effects,
+            node: parts.started.node,
+            effects: parts.started.effects,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             clients: Clients::new(),
             peers: Peers::new(),
@@ -175,6 +176,7 @@ impl Lane {
             dead: Vec::new(),
             broken_links: Vec::new(),
             disk: parts.disk,
+            stale_snapshots: parts.started.stale_snapshots,
             mail: parts.mail,
             wake: wake.clone(),
             tick_due: false,
@@ -397,6 +399,11 @@ impl Core {
             return;
         }
         self.node.step(Event::Synced { upto }, &mut self.effects);
+        if !self.stale_snapshots.is_empty() && self.node.wal().is_started() {
+            for (group, number) in std::mem::take(&mut self.stale_snapshots) {
+                self.disk.drop_snapshot(group, number);
+            }
+        }
     }
 
     /// Carries out the effects in order; says whether that made new events, so that the turn has to be
