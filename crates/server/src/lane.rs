@@ -129,6 +129,8 @@ pub(crate) struct Core {
     mail: Receiver<Mail>,
     wake: Rc<Notify>,
     tick_due: bool,
+    /// The core has more to do than fits one turn.
+    goes_on: bool,
     synced_in_turn: bool,
     /// Whether other nodes hold replicas of what is here.
     has_peers: bool,
@@ -180,6 +182,7 @@ impl Lane {
             mail: parts.mail,
             wake: wake.clone(),
             tick_due: false,
+            goes_on: false,
             synced_in_turn: false,
             has_peers: !parts.members.is_empty(),
             wall: UnixMillis::ZERO,
@@ -255,6 +258,12 @@ impl Lane {
             self.wake.notified().await;
             if let Some(end) = self.core().turn(self) {
                 return end;
+            }
+            if std::mem::take(&mut self.core().goes_on) {
+                // A wake-up that is there already would be taken without a pause: no socket would be read
+                // and no tick come before all is done, and a primary with much to apply be voted out.
+                tokio::task::yield_now().await;
+                self.wake.notify_one();
             }
         }
     }
@@ -510,7 +519,7 @@ impl Core {
                 self.disk.store_snapshot(group, number, writer);
             }
             Effect::DropSnapshot { group, number } => self.disk.drop_snapshot(group, number),
-            Effect::Continue => self.wake.notify_one(),
+            Effect::Continue => self.goes_on = true,
             Effect::Note(note) => log_note(&note),
             Effect::Stop(reason) => {
                 self.end = Some(match *reason {
