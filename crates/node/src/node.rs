@@ -30,7 +30,7 @@ pub struct Node {
     /// It hands over in order to end; since when.
     pub(crate) stopping: Option<u64>,
     pub(crate) scratch: Scratch,
-    /// When the log batch that is on its way was handed out.
+    /// When the log batch that is on its way was handed out, or began to wait for a segment.
     append_since_tick: Option<u64>,
     /// The disk is slow: leaderships are handed over.
     stalled: bool,
@@ -388,6 +388,9 @@ impl Node {
     }
 
     fn note_append(&mut self, sealed: &[Effect]) {
+        if self.shared.log.waits_for_segment() {
+            self.append_since_tick.get_or_insert(self.shared.now_tick);
+        }
         for effect in sealed {
             if let Effect::Append { frame, .. } = effect {
                 self.shared.counters.log_batches += 1;

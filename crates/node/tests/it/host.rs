@@ -48,6 +48,8 @@ struct Bench {
     cut: Vec<(NodeId, NodeId)>,
     /// Nodes whose disks do not answer.
     stalled: Vec<NodeId>,
+    /// Nodes whose next segments are not made.
+    unready: Vec<NodeId>,
     wall: u64,
     snapshot_after: u64,
     cache: u64,
@@ -117,6 +119,7 @@ impl Bench {
             network: VecDeque::new(),
             cut: Vec::new(),
             stalled: Vec::new(),
+            unready: Vec::new(),
             wall: 1_000_000,
             snapshot_after: 1 << 20,
             cache: 1 << 20,
@@ -194,6 +197,7 @@ impl Bench {
                 } => {
                     host.disk.unsynced.push_back((segment, offset, upto, frame));
                 }
+                Effect::PrepareSegment { .. } if self.unready.contains(&id) => {}
                 Effect::PrepareSegment { segment } => {
                     self.event(id, Event::SegmentReady { segment });
                     self.turn(id);
@@ -438,6 +442,7 @@ impl Runner for Bench {
                 self.sync(node_id(command.arg(0)?)?);
             }
             "stall" => self.stalled.push(node_id(command.arg(0)?)?),
+            "no-segments" => self.unready.push(node_id(command.arg(0)?)?),
             "unstall" => {
                 let id = node_id(command.arg(0)?)?;
                 self.stalled.retain(|stalled| *stalled != id);
