@@ -290,12 +290,10 @@ impl Node {
     fn watch_clock(&mut self) {
         let shared = &self.shared;
         let (config, now) = (&shared.config, shared.now_tick);
-        let own = shared.clocks.of(config.node, now);
-        let median = shared.clocks.median(config.members.keys().copied(), now);
-        let (Some(own), Some(median)) = (own, median) else {
+        let nodes = config.members.keys().copied();
+        let Some(skew) = shared.clocks.skew_ms(config.node, nodes, now) else {
             return;
         };
-        let skew = (own - median).max(median - own);
         let fit = skew <= config.clock_skew_ms_max;
         for group in &mut self.groups {
             group.set_clock_fit(fit);

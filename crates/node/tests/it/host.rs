@@ -51,6 +51,8 @@ struct Bench {
     /// Nodes whose next segments are not made.
     unready: Vec<NodeId>,
     wall: u64,
+    /// How far wall clocks are behind, in milliseconds.
+    behind: BTreeMap<NodeId, u64>,
     snapshot_after: u64,
     cache: u64,
     trace: String,
@@ -121,6 +123,7 @@ impl Bench {
             stalled: Vec::new(),
             unready: Vec::new(),
             wall: 1_000_000,
+            behind: BTreeMap::new(),
             snapshot_after: 1 << 20,
             cache: 1 << 20,
             trace: String::new(),
@@ -165,8 +168,13 @@ impl Bench {
         };
         host.node = Some(node);
         self.carry_out(id, effects);
-        self.event(id, Event::Wall(UnixMillis(self.wall)));
+        self.tell_time(id);
         self.turn(id);
+    }
+
+    fn tell_time(&mut self, id: NodeId) {
+        let behind = self.behind.get(&id).copied().unwrap_or(0);
+        self.event(id, Event::Wall(UnixMillis(self.wall - behind)));
     }
 
     fn event(&mut self, id: NodeId, event: Event<'_>) {
@@ -319,7 +327,7 @@ impl Bench {
             let ids: Vec<NodeId> = self.hosts.keys().copied().collect();
             for id in ids {
                 if self.wall.is_multiple_of(1000) {
-                    self.event(id, Event::Wall(UnixMillis(self.wall)));
+                    self.tell_time(id);
                 }
                 self.event(id, Event::Tick);
                 self.turn(id);
@@ -442,6 +450,10 @@ impl Runner for Bench {
                 self.sync(node_id(command.arg(0)?)?);
             }
             "stall" => self.stalled.push(node_id(command.arg(0)?)?),
+            "behind" => {
+                let id = node_id(command.arg(0)?)?;
+                self.behind.insert(id, command.number(1)?);
+            }
             "no-segments" => self.unready.push(node_id(command.arg(0)?)?),
             "unstall" => {
                 let id = node_id(command.arg(0)?)?;
