@@ -61,6 +61,32 @@ impl Clocks {
         nodes: impl Iterator<Item = NodeId>,
         now_tick: u64,
     ) -> Option<UnixMillis> {
+        self.middle(nodes, now_tick).map(|(lower, _)| lower)
+    }
+
+    /// How far this node's clock is from the median of all. Of an even number nobody can say which of the two
+    /// in the middle is right, so whoever lies between them is not off:
+    ///
+    /// 1. A leads; its clock is two seconds behind. It hears B and C, sees that it is off, and hands over.
+    /// 2. B hears only A. Were it measured by the lower of the two, it would find itself off, and not stand.
+    /// 3. So does C. A leads on for ever, though two of three are right.
+    pub(crate) fn skew_ms(
+        &self,
+        of: NodeId,
+        nodes: impl Iterator<Item = NodeId>,
+        now_tick: u64,
+    ) -> Option<u64> {
+        let own = self.of(of, now_tick)?;
+        let (lower, upper) = self.middle(nodes, now_tick)?;
+        Some((own - upper).max(lower - own))
+    }
+
+    /// The one or two clocks in the middle, if a majority is known.
+    fn middle(
+        &self,
+        nodes: impl Iterator<Item = NodeId>,
+        now_tick: u64,
+    ) -> Option<(UnixMillis, UnixMillis)> {
         let mut total = 0;
         let mut known: Vec<UnixMillis> = Vec::with_capacity(8);
         for node in nodes {
@@ -71,7 +97,7 @@ impl Clocks {
             return None;
         }
         known.sort_unstable();
-        Some(known[(known.len() - 1) / 2])
+        Some((known[(known.len() - 1) / 2], known[known.len() / 2]))
     }
 }
 
@@ -109,5 +135,16 @@ mod tests {
         assert_eq!(clocks.of(NodeId(1), 8), Some(UnixMillis(1_030)));
         assert_eq!(clocks.of(NodeId(1), 106), None);
         assert_eq!(clocks.of(NodeId(2), 5), None);
+    }
+
+    #[test]
+    fn of_two_clocks_neither_is_off() {
+        let mut clocks = Clocks::new(10, 100);
+        clocks.heard(NodeId(1), UnixMillis(1_000), 0);
+        clocks.heard(NodeId(2), UnixMillis(9_000), 0);
+        let skew = |clocks: &Clocks, node| clocks.skew_ms(NodeId(node), nodes(), 0);
+        assert_eq!((skew(&clocks, 1), skew(&clocks, 2)), (Some(0), Some(0)));
+        clocks.heard(NodeId(3), UnixMillis(9_005), 0);
+        assert_eq!((skew(&clocks, 1), skew(&clocks, 3)), (Some(8_000), Some(5)));
     }
 }

@@ -63,6 +63,11 @@ pub const FRAME_BYTES_TARGET: usize = 4 << 20;
 /// [`LOG_CACHE_BYTES`] the transfer is given up; it begins anew with a newer view.
 pub const TRANSFER_CACHE_FACTOR: u64 = 4;
 
+/// A primary keeps in memory what its own disk has not got, also when the others have committed it. Above
+/// so many times [`LOG_CACHE_BYTES`] writes are refused with TRYAGAIN: they have not happened. Without it a
+/// primary whose disk is slower than the others' collects entries until it is out of memory.
+pub const UNSYNCED_CACHE_FACTOR: u64 = 4;
+
 /// Ticks after a snapshot that could not be stored before the next is tried.
 pub const SNAPSHOT_RETRY_TICKS: u64 = 1000;
 

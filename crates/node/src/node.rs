@@ -32,7 +32,7 @@ pub struct Node {
     /// Since when nothing but its clients keeps it from ending.
     farewell_since: Option<u64>,
     pub(crate) scratch: Scratch,
-    /// When the log batch that is on its way was handed out.
+    /// When the log batch that is on its way was handed out, or began to wait for a segment.
     append_since_tick: Option<u64>,
     /// The disk is slow: leaderships are handed over.
     stalled: bool,
@@ -293,12 +293,10 @@ impl Node {
     fn watch_clock(&mut self) {
         let shared = &self.shared;
         let (config, now) = (&shared.config, shared.now_tick);
-        let own = shared.clocks.of(config.node, now);
-        let median = shared.clocks.median(config.members.keys().copied(), now);
-        let (Some(own), Some(median)) = (own, median) else {
+        let nodes = config.members.keys().copied();
+        let Some(skew) = shared.clocks.skew_ms(config.node, nodes, now) else {
             return;
         };
-        let skew = (own - median).max(median - own);
         let fit = skew <= config.clock_skew_ms_max;
         for group in &mut self.groups {
             group.set_clock_fit(fit);
@@ -403,6 +401,9 @@ impl Node {
     }
 
     fn note_append(&mut self, sealed: &[Effect]) {
+        if self.shared.log.waits_for_segment() {
+            self.append_since_tick.get_or_insert(self.shared.now_tick);
+        }
         for effect in sealed {
             if let Effect::Append { frame, .. } = effect {
                 self.shared.counters.log_batches += 1;
@@ -487,7 +488,7 @@ impl Node {
         prng.fork()
     }
 
-    /// The log, for tests and tools.
+    /// The log, to be asked how it is.
     #[must_use]
     pub fn wal(&self) -> &Log {
         &self.shared.log

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
-use kvorum_base::{ConnId, NodeId, UnixMillis};
+use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Node, Note, StopReason};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -41,6 +41,7 @@ use tokio::time::MissedTickBehavior;
 use crate::clients::Clients;
 use crate::clients::accept::{Bound, accept_clients};
 use crate::clients::read::read_client;
+use crate::disk::startup::Started;
 use crate::disk::sync_policy::Turn;
 use crate::disk::{Append, Disk};
 use crate::mail::{DiskReport, Mail};
@@ -74,9 +75,7 @@ pub enum End {
 /// What a lane is made of.
 pub struct Parts {
     /// The core.
-    pub node: Node,
-    /// What it wants done first.
-    pub effects: Vec<Effect>,
+    pub started: Started,
     /// The disk threads.
     pub disk: Disk,
     /// What other threads send.
@@ -125,9 +124,13 @@ pub(crate) struct Core {
     /// Links that did.
     pub(crate) broken_links: Vec<(NodeId, Link, u64, String)>,
     disk: Disk,
+    /// To be removed once the log has started.
+    stale_snapshots: Vec<(GroupId, u64)>,
     mail: Receiver<Mail>,
     wake: Rc<Notify>,
     tick_due: bool,
+    /// The core has more to do than fits one turn.
+    goes_on: bool,
     synced_in_turn: bool,
     /// Whether other nodes hold replicas of what is here.
     has_peers: bool,
@@ -165,8 +168,8 @@ impl Lane {
     fn start(parts: Parts) -> io::Result<Rc<Self>> {
         let wake = Rc::new(Notify::new());
         let core = Core {
-            node: parts.node,
-            effects: parts.effects,
+            node: parts.started.node,
+            effects: parts.started.effects,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             clients: Clients::new(),
             peers: Peers::new(),
@@ -175,9 +178,11 @@ impl Lane {
             dead: Vec::new(),
             broken_links: Vec::new(),
             disk: parts.disk,
+            stale_snapshots: parts.started.stale_snapshots,
             mail: parts.mail,
             wake: wake.clone(),
             tick_due: false,
+            goes_on: false,
             synced_in_turn: false,
             has_peers: !parts.members.is_empty(),
             wall: UnixMillis::ZERO,
@@ -253,6 +258,12 @@ impl Lane {
             self.wake.notified().await;
             if let Some(end) = self.core().turn(self) {
                 return end;
+            }
+            if std::mem::take(&mut self.core().goes_on) {
+                // A wake-up that is there already would be taken without a pause: no socket would be read
+                // and no tick come before all is done, and a primary with much to apply be voted out.
+                tokio::task::yield_now().await;
+                self.wake.notify_one();
             }
         }
     }
@@ -397,6 +408,11 @@ impl Core {
             return;
         }
         self.node.step(Event::Synced { upto }, &mut self.effects);
+        if !self.stale_snapshots.is_empty() && self.node.wal().is_started() {
+            for (group, number) in std::mem::take(&mut self.stale_snapshots) {
+                self.disk.drop_snapshot(group, number);
+            }
+        }
     }
 
     /// Carries out the effects in order; says whether that made new events, so that the turn has to be
@@ -503,7 +519,7 @@ impl Core {
                 self.disk.store_snapshot(group, number, writer);
             }
             Effect::DropSnapshot { group, number } => self.disk.drop_snapshot(group, number),
-            Effect::Continue => self.wake.notify_one(),
+            Effect::Continue => self.goes_on = true,
             Effect::Note(note) => log_note(&note),
             Effect::Stop(reason) => {
                 self.end = Some(match *reason {

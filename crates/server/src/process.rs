@@ -203,7 +203,7 @@ fn run_lane(
     )
     .map_err(|error| format!("cannot open the log: {error}"))?;
     let snapshots = settings.dir.join(SNAPSHOT_DIR);
-    let (node, effects) = startup::start(settings, manifest, log, &files, &snapshots)?;
+    let started = startup::start(settings, manifest, log, &files, &snapshots)?;
     give_memory_back();
     let options = DiskOptions {
         sync: settings.sync,
@@ -215,8 +215,7 @@ fn run_lane(
     shared.lane_runs(&mailbox);
     let publish_to = shared.clone();
     let parts = Parts {
-        node,
-        effects,
+        started,
         disk,
         mail,
         mail_wake,

@@ -14,7 +14,7 @@ use super::{face, local};
 use crate::format::entry::EntryBuilder;
 use crate::group::Group;
 use crate::group::batch::ReplyTo;
-use crate::limits::{UNCOMMITTED_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{UNCOMMITTED_BYTES_MAX, UNSYNCED_CACHE_FACTOR, VALUE_BYTES_MAX};
 use crate::node::Node;
 
 /// What the door did with a request.
@@ -34,6 +34,9 @@ pub(crate) const INPUT_LIMITS: InputLimits = InputLimits {
 
 /// Said where too much waits for the replicas. Nothing was proposed.
 pub(crate) const BUSY: &str = "TRYAGAIN too many bytes of writes wait for the replicas";
+
+/// Said where too much waits for this node's own disk. Nothing was proposed.
+const DISK_BEHIND: &str = "TRYAGAIN too many bytes of writes wait for the disk of this node";
 
 /// Why a command does not get into a batch.
 enum LogRefusal {
@@ -312,6 +315,10 @@ impl Node {
             group.batches.unproposed_bytes() as u64 + group.raft.uncommitted_bytes() as u64;
         if waiting >= UNCOMMITTED_BYTES_MAX {
             return Some(BUSY);
+        }
+        let unsynced_bytes_max = self.shared.config.log_cache_bytes * UNSYNCED_CACHE_FACTOR;
+        if self.shared.log.pending_bytes() as u64 >= unsynced_bytes_max {
+            return Some(DISK_BEHIND);
         }
         if spec.flags.has(Flags::DENYOOM) && self.memory_is_full(group) {
             return Some("OOM command not allowed when used memory > 'maxmemory'.");

@@ -411,6 +411,14 @@ impl Log {
         mirror.map_or(0, |mirror| mirror.bytes_since_snapshot())
     }
 
+    /// Whether records wait for nothing but the next segment, which is being made. For those who wait that
+    /// is a disk that does not answer, though no batch is on its way.
+    #[must_use]
+    pub fn waits_for_segment(&self) -> bool {
+        let being_made = matches!(self.ahead, Ahead::Wanted | Ahead::Asked) && !self.refused;
+        self.started && being_made && self.outstanding.is_none() && !self.pending.is_empty()
+    }
+
     /// The snapshot that the log refers to, as of the last batch written.
     #[must_use]
     pub fn snapshot(&self, group: GroupId) -> Option<SnapshotRef> {

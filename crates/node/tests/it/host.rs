@@ -48,7 +48,11 @@ struct Bench {
     cut: Vec<(NodeId, NodeId)>,
     /// Nodes whose disks do not answer.
     stalled: Vec<NodeId>,
+    /// Nodes whose next segments are not made.
+    unready: Vec<NodeId>,
     wall: u64,
+    /// How far wall clocks are behind, in milliseconds.
+    behind: BTreeMap<NodeId, u64>,
     snapshot_after: u64,
     cache: u64,
     trace: String,
@@ -118,7 +122,9 @@ impl Bench {
             network: VecDeque::new(),
             cut: Vec::new(),
             stalled: Vec::new(),
+            unready: Vec::new(),
             wall: 1_000_000,
+            behind: BTreeMap::new(),
             snapshot_after: 1 << 20,
             cache: 1 << 20,
             trace: String::new(),
@@ -163,8 +169,13 @@ impl Bench {
         };
         host.node = Some(node);
         self.carry_out(id, effects);
-        self.event(id, Event::Wall(UnixMillis(self.wall)));
+        self.tell_time(id);
         self.turn(id);
+    }
+
+    fn tell_time(&mut self, id: NodeId) {
+        let behind = self.behind.get(&id).copied().unwrap_or(0);
+        self.event(id, Event::Wall(UnixMillis(self.wall - behind)));
     }
 
     fn event(&mut self, id: NodeId, event: Event<'_>) {
@@ -195,6 +206,7 @@ impl Bench {
                 } => {
                     host.disk.unsynced.push_back((segment, offset, upto, frame));
                 }
+                Effect::PrepareSegment { .. } if self.unready.contains(&id) => {}
                 Effect::PrepareSegment { segment } => {
                     self.event(id, Event::SegmentReady { segment });
                     self.turn(id);
@@ -316,7 +328,7 @@ impl Bench {
             let ids: Vec<NodeId> = self.hosts.keys().copied().collect();
             for id in ids {
                 if self.wall.is_multiple_of(1000) {
-                    self.event(id, Event::Wall(UnixMillis(self.wall)));
+                    self.tell_time(id);
                 }
                 self.event(id, Event::Tick);
                 self.turn(id);
@@ -439,6 +451,11 @@ impl Runner for Bench {
                 self.sync(node_id(command.arg(0)?)?);
             }
             "stall" => self.stalled.push(node_id(command.arg(0)?)?),
+            "behind" => {
+                let id = node_id(command.arg(0)?)?;
+                self.behind.insert(id, command.number(1)?);
+            }
+            "no-segments" => self.unready.push(node_id(command.arg(0)?)?),
             "unstall" => {
                 let id = node_id(command.arg(0)?)?;
                 self.stalled.retain(|stalled| *stalled != id);

@@ -5,6 +5,14 @@
 //! that is gone. It starts all the same, and says "lost" to whoever asks, and nothing else: a process that
 //! ended would be started again and again, and what is wrong would stand in its log alone. A snapshot that
 //! cannot be read is no broken promise: the replica takes another one from its primary.
+//!
+//! A snapshot that the log does not name any more stays until the log has started. What was read may be
+//! only in the page cache:
+//!
+//! 1. The log on the disk names snapshot 7. The record that names 8 is written, and the process is killed.
+//! 2. The next process reads that record, loads 8, and removes 7.
+//! 3. Power is cut before the record is written again and synced. The log names 7, and it is gone, and with
+//!    it every write that it stood for.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -36,6 +44,17 @@ const CLOCK_SKEW_MS_MAX: u64 = 1_000;
 const HEARTBEATS_MIN: u64 = 5;
 const HEARTBEAT_MS: u64 = 100;
 
+/// A core that can run, and what is left to be done for it.
+#[derive(Debug)]
+pub struct Started {
+    /// The core.
+    pub node: Node,
+    /// What it wants done first.
+    pub effects: Vec<Effect>,
+    /// Snapshots that are of no use once the log has started, and must stay until then.
+    pub stale_snapshots: Vec<(GroupId, u64)>,
+}
+
 /// How this directory's log is laid out.
 #[must_use]
 pub fn log_options(manifest: &Manifest) -> LogOptions {
@@ -48,7 +67,7 @@ pub fn log_options(manifest: &Manifest) -> LogOptions {
     }
 }
 
-/// Makes the core of what the directory holds, and its first effects.
+/// Makes the core of what the directory holds.
 ///
 /// # Errors
 /// With a text that says what to do.
@@ -58,13 +77,15 @@ pub fn start(
     log: LogOptions,
     files: &SegmentFiles,
     snapshot_dir: &Path,
-) -> Result<(Node, Vec<Effect>), String> {
+) -> Result<Started, String> {
     let begin = std::time::Instant::now();
     let recovered = match recover(manifest, &log, files)? {
         Ok(recovered) => recovered,
         Err(damage) => return lost(settings, manifest, log, &damage),
     };
-    let snapshots = load_snapshots(manifest, recovered.as_ref(), snapshot_dir)?;
+    let wanted = snapshots_of(recovered.as_ref());
+    let stale_snapshots = stale_snapshots(&wanted, snapshot_dir)?;
+    let snapshots = load_snapshots(manifest, &wanted, snapshot_dir);
     let incarnation = recovered
         .as_ref()
         .map_or(0, |recovered| recovered.incarnation)
@@ -80,7 +101,11 @@ pub fn start(
         millis = begin.elapsed().as_millis() as u64,
         "loaded"
     );
-    Ok((node, effects))
+    Ok(Started {
+        node,
+        effects,
+        stale_snapshots,
+    })
 }
 
 /// A node that answers for itself and for nothing that it ever promised.
@@ -89,7 +114,7 @@ fn lost(
     manifest: &Manifest,
     log: LogOptions,
     damage: &str,
-) -> Result<(Node, Vec<Effect>), String> {
+) -> Result<Started, String> {
     tracing::error!(
         "the log in {} is damaged: {damage}. What this node promised may be lost, so it must not take \
          part again under its identity. If other nodes have replicas: move the whole directory aside \
@@ -101,7 +126,12 @@ fn lost(
         "its log is damaged ({damage}), and what it promised may be lost: its directory is to be moved \
          aside, and the node replaced"
     );
-    Ok((Node::start_lost(config, &reason), Vec::new()))
+    Ok(Started {
+        node: Node::start_lost(config, &reason),
+        effects: Vec::new(),
+        // Whoever looks into the directory may want them.
+        stale_snapshots: Vec::new(),
+    })
 }
 
 /// What the log says, or how it is damaged.
@@ -129,33 +159,40 @@ fn recover(
     Ok(recovered.map_err(|damage| damage.to_string()))
 }
 
-/// Reads the snapshots that the log refers to, and removes the others.
-fn load_snapshots(
-    manifest: &Manifest,
-    recovered: Option<&Recovered>,
-    dir: &Path,
-) -> Result<Snapshots, String> {
-    let wanted: BTreeMap<GroupId, u64> = recovered
-        .into_iter()
-        .flat_map(|recovered| &recovered.groups)
+/// The snapshots that the log refers to.
+fn snapshots_of(recovered: Option<&Recovered>) -> BTreeMap<GroupId, u64> {
+    let groups = recovered.into_iter().flat_map(|found| &found.groups);
+    groups
         .filter(|(_, group)| group.snapshot.number > 0)
         .map(|(id, group)| (*id, group.snapshot.number))
-        .collect();
-    let found =
+        .collect()
+}
+
+/// The snapshots in the directory that the log does not refer to. Of these a newer one than the log knows
+/// is removed at once: its process died before the log could name it, so no log can.
+fn stale_snapshots(
+    wanted: &BTreeMap<GroupId, u64>,
+    dir: &Path,
+) -> Result<Vec<(GroupId, u64)>, String> {
+    let mut stale =
         bulk::list(dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
-    for (group, number) in found {
-        // Written, and then its process died before the log knew; or replaced by a newer one.
-        if wanted.get(&group) != Some(&number) {
-            let _ = std::fs::remove_file(bulk::path_of(dir, group, number));
+    stale.retain(|(group, number)| match wanted.get(group) {
+        Some(known) if number > known => {
+            let _ = std::fs::remove_file(bulk::path_of(dir, *group, *number));
+            false
         }
-    }
-    let load = |(group, number): (GroupId, u64)| {
-        (
-            group,
-            load(manifest, group, &bulk::path_of(dir, group, number)),
-        )
+        Some(known) => number < known,
+        None => true,
+    });
+    Ok(stale)
+}
+
+fn load_snapshots(manifest: &Manifest, wanted: &BTreeMap<GroupId, u64>, dir: &Path) -> Snapshots {
+    let load = |(group, number): (&GroupId, &u64)| {
+        let path = bulk::path_of(dir, *group, *number);
+        (*group, load(manifest, *group, &path))
     };
-    Ok(wanted.into_iter().map(load).collect())
+    wanted.iter().map(load).collect()
 }
 
 fn load(manifest: &Manifest, group: GroupId, path: &Path) -> Result<Loaded, String> {
@@ -230,4 +267,28 @@ fn node_config(
         log_cache_bytes: kvorum_node::limits::LOG_CACHE_BYTES,
         planted: kvorum_base::Planted::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn an_older_snapshot_stays_until_the_log_has_started() {
+        let dir = TempDir::new("startup");
+        for (group, number) in [(1, 6), (1, 7), (1, 8), (2, 3)] {
+            std::fs::write(bulk::path_of(dir.path(), GroupId(group), number), b"state")
+                .expect("written");
+        }
+        let wanted = BTreeMap::from([(GroupId(1), 7)]);
+        let stale = stale_snapshots(&wanted, dir.path()).expect("listed");
+        assert_eq!(stale, [(GroupId(1), 6), (GroupId(2), 3)]);
+        let left = bulk::list(dir.path()).expect("listed");
+        assert_eq!(
+            left,
+            [(GroupId(1), 6), (GroupId(1), 7), (GroupId(2), 3)],
+            "8 was never named"
+        );
+    }
 }

@@ -29,11 +29,17 @@ struct Rig {
     runtime: LocalRuntime,
     lane: Rc<Lane>,
     address: SocketAddr,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
+/// The name of the file that says what goes wrong with the disk.
+const FAULTS: &str = "faults";
+
 fn rig(max_clients: u32) -> Rig {
-    let dir = TempDir::new("lane");
+    rig_in(TempDir::new("lane"), max_clients, 1 << 20)
+}
+
+fn rig_in(dir: TempDir, max_clients: u32, segment_bytes: u32) -> Rig {
     let runtime = runtime().expect("a runtime");
     let mail_wake = Arc::new(Notify::new());
     let (mailbox, mail) = Mailbox::new(mail_wake.clone());
@@ -47,14 +53,13 @@ fn rig(max_clients: u32) -> Rig {
     let manifest = Manifest::prepared(1, plan, &Secret::new([1; 32]));
     let log = LogOptions {
         salt: manifest.log_salt,
-        ..LogOptions::small(1 << 20)
+        ..LogOptions::small(segment_bytes)
     };
-    let faults = Faults::default();
+    let faults = Faults::with_file(dir.path().join(FAULTS));
     let bytes = u64::from(log.segment_bytes);
     let files = SegmentFiles::open(dir.path(), 0, bytes, faults.clone()).expect("files");
     let snapshots = dir.path().join(SNAPSHOT_DIR);
-    let (node, effects) =
-        startup::start(&settings, &manifest, log, &files, &snapshots).expect("a core");
+    let started = startup::start(&settings, &manifest, log, &files, &snapshots).expect("a core");
     let options = DiskOptions {
         sync: SyncMode::Auto,
         snapshot_bandwidth: 1 << 30,
@@ -65,8 +70,7 @@ fn rig(max_clients: u32) -> Rig {
     let clients = any();
     let address = clients.address;
     let parts = Parts {
-        node,
-        effects,
+        started,
         disk,
         mail,
         mail_wake,
@@ -92,7 +96,7 @@ fn rig(max_clients: u32) -> Rig {
         runtime,
         lane,
         address,
-        _dir: dir,
+        dir,
     }
 }
 
@@ -180,6 +184,57 @@ fn missed_ticks_are_one_tick() {
         "{} ms",
         uptime() - before
     );
+}
+
+/// Much becomes committed by one sync and is applied over many turns. Between them the sockets are read and
+/// ticks come: a primary that is silent for so long is voted out.
+#[test]
+fn a_long_apply_leaves_room_for_everything_else() {
+    const SETS: usize = 14;
+    const VALUE: usize = 1 << 20;
+    let rig = rig_in(TempDir::new("lane"), 10, 32 << 20);
+    let mut clients = rig.connect(1);
+    let mut client = clients.remove(0);
+    client.write_all(b"SET a 1\r\n").expect("sent");
+    rig.run_until("the first", |metrics| metrics.client_bytes_out.get() == 5);
+    std::fs::write(rig.dir.path().join(FAULTS), "sync-hang").expect("written");
+    let writer = std::thread::spawn(move || {
+        let value = "v".repeat(VALUE);
+        let set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE}\r\n{value}\r\n");
+        client
+            .write_all(&set.as_bytes().repeat(SETS))
+            .expect("sent");
+        client
+    });
+    rig.run_until("all read", |metrics| {
+        metrics.client_bytes_in.get() > (SETS * VALUE) as u64
+    });
+    let _client = writer.join().expect("written");
+    std::fs::write(rig.dir.path().join(FAULTS), "").expect("written");
+    let mut pauses = 0;
+    let out = 5 * (SETS as u64 + 1);
+    while rig.lane.metrics.client_bytes_out.get() < out {
+        rig.runtime.block_on(tokio::task::yield_now());
+        let group = rig.lane.core().node.status().groups.remove(0);
+        pauses += u32::from(group.applied < group.commit);
+    }
+    assert!(pauses >= 2, "the lane paused {pauses} times");
+}
+
+#[test]
+fn a_stale_snapshot_goes_once_the_log_has_started() {
+    let dir = TempDir::new("lane");
+    let snapshots = dir.path().join(SNAPSHOT_DIR);
+    std::fs::create_dir(&snapshots).expect("made");
+    let stale = snapshots.join("group-1-snapshot-7");
+    std::fs::write(&stale, b"state").expect("written");
+    std::fs::write(dir.path().join(FAULTS), "sync-hang").expect("written");
+    let rig = rig_in(dir, 10, 1 << 20);
+    let turns = rig.lane.metrics.turns.get();
+    rig.run_until("some ticks", |metrics| metrics.turns.get() > turns + 5);
+    assert!(stale.exists(), "nothing is synced yet");
+    std::fs::write(rig.dir.path().join(FAULTS), "").expect("written");
+    rig.run_until("its end", |_| !stale.exists());
 }
 
 #[test]
