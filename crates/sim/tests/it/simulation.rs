@@ -3,6 +3,7 @@
 use kvorum_base::Bug;
 use kvorum_sim::cluster::options::{Danger, Options};
 use kvorum_sim::cluster::scenario::run;
+use kvorum_sim::world::ms;
 use kvorum_sim::{on_seeds, planted};
 
 fn passes(options: Options) {
@@ -41,6 +42,8 @@ fn power_fails_everywhere_again_and_again() {
             Danger::KillThenPowerCut,
             Danger::PowerCut,
         ];
+        // Long enough for an election and a while of work.
+        options.calm_max = ms(8_000);
         passes(options);
     });
 }
