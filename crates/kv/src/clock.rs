@@ -8,7 +8,6 @@
 use kvorum_base::UnixMillis;
 
 use crate::keyspace::Keyspace;
-use crate::limits::GARBAGE_BUCKETS_AT_ONCE;
 use crate::position::Located;
 
 impl Keyspace {
@@ -72,11 +71,7 @@ impl Keyspace {
             removed += 1;
         }
         let rows = self.remove_ended_rows(limit);
-        if let Some(garbage) = self.garbage.last_mut()
-            && !garbage.free(GARBAGE_BUCKETS_AT_ONCE)
-        {
-            self.garbage.pop();
-        }
+        self.free_garbage();
         removed + rows
     }
 

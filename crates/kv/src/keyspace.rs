@@ -20,6 +20,7 @@ use crate::deadlines::Deadlines;
 use crate::directory::{Directory, Walk};
 use crate::entry::{Entry, Weight};
 use crate::hash;
+use crate::limits::GARBAGE_BUCKETS_AT_ONCE;
 use crate::position::{Located, Locator, Position};
 use crate::session::SessionRow;
 use crate::slots::Slots;
@@ -323,10 +324,14 @@ impl Keyspace {
 
     /// Removes all keys. O(slots); what they held is freed later, in bounded steps or elsewhere.
     pub(crate) fn clear(&mut self) {
-        self.garbage.push(Garbage {
-            keys: self.keys.take(),
-            deadlines: std::mem::take(&mut self.deadlines),
-        });
+        // One entry may hold a hundred thousand of these: each frees what little the one before it left.
+        self.free_garbage();
+        if self.keys.len() > 0 {
+            self.garbage.push(Garbage {
+                keys: self.keys.take(),
+                deadlines: std::mem::take(&mut self.deadlines),
+            });
+        }
         let held: Vec<Slot> = self
             .slots
             .touched_from(0)
@@ -344,8 +349,18 @@ impl Keyspace {
         }
     }
 
+    /// Frees some of what was dropped as a whole. Apply does so with each entry; a host also does it at
+    /// times, since a keyspace that is not written would keep all of it.
+    pub fn free_garbage(&mut self) {
+        if let Some(garbage) = self.garbage.last_mut()
+            && !garbage.free(GARBAGE_BUCKETS_AT_ONCE)
+        {
+            self.garbage.pop();
+        }
+    }
+
     /// What is to be freed, to do it on another thread. Whatever is left here is freed in small
-    /// steps by [`Keyspace::remove_expired`].
+    /// steps by [`Keyspace::free_garbage`].
     #[must_use]
     pub fn take_garbage(&mut self) -> Vec<Garbage> {
         std::mem::take(&mut self.garbage)

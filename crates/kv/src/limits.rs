@@ -53,8 +53,8 @@ pub(crate) const ROW_OVERHEAD_BYTES: u64 = 64;
 /// is a hint, so nobody needs to be told.
 pub(crate) const SCAN_COUNT_MAX: u64 = 10_000;
 
-/// Garbage that is freed with one entry's bounded work, in buckets.
-pub(crate) const GARBAGE_BUCKETS_AT_ONCE: usize = 4;
+/// Garbage that is freed in one step, with an entry or a tick, in buckets: a fraction of a millisecond.
+pub(crate) const GARBAGE_BUCKETS_AT_ONCE: usize = 16;
 
 const _: () = assert!(SLOT_COUNT.is_power_of_two());
 const _: () = assert!(BUCKET_ITEMS_JOIN < BUCKET_ITEMS_MAX / 2);

@@ -177,7 +177,7 @@ impl Cluster {
     fn new(options: Options) -> Result<Self, String> {
         let program = std::env::current_exe()
             .map_err(|error| format!("cannot find this program to start nodes with: {error}"))?;
-        std::fs::create_dir_all(&options.dir)
+        kvorum_server::disk::make_dir(&options.dir)
             .map_err(|error| format!("cannot make {}: {error}", options.dir.display()))?;
         let nodes = (1..=options.nodes)
             .map(|number| Node {

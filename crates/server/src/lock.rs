@@ -8,6 +8,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
+use crate::disk::make_dir;
+
 /// Name of the lock file in the data directory.
 pub const LOCK_FILE: &str = "LOCK";
 
@@ -26,7 +28,7 @@ impl DirectoryLock {
         let failed = |error: std::io::Error| {
             format!("cannot use the data directory {}: {error}", dir.display())
         };
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        make_dir(dir).map_err(failed)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

@@ -236,6 +236,32 @@ fn views_and_garbage_can_go_to_another_thread() {
     assert_eq!(items, 3, "what a view holds is no garbage to it");
 }
 
+/// A pipeline of them is one entry, and costs a few bytes each.
+#[test]
+fn many_flushes_leave_little_garbage() {
+    let mut keyspace = keyspace_at(0);
+    for _ in 0..1000 {
+        request(&mut keyspace, &["SET", "k", "v"].iter().collect());
+        request(&mut keyspace, &["FLUSHALL"].iter().collect());
+        request(&mut keyspace, &["FLUSHALL"].iter().collect());
+    }
+    assert!(keyspace.take_garbage().len() <= 1);
+}
+
+#[test]
+fn garbage_goes_without_writes_too() {
+    let mut keyspace = keyspace_at(0);
+    for number in 0..20_000 {
+        let key = format!("key:{number}");
+        request(&mut keyspace, &["SET", &key, "value"].iter().collect());
+    }
+    request(&mut keyspace, &["FLUSHALL"].iter().collect());
+    for _ in 0..20 {
+        keyspace.free_garbage();
+    }
+    assert!(keyspace.take_garbage().is_empty());
+}
+
 #[test]
 fn a_write_under_a_view_copies_one_bucket() {
     let mut keyspace = keyspace_at(0);

@@ -201,6 +201,9 @@ impl Group {
         self.propose_checkpoint(shared);
         self.propose_level(shared);
         self.maybe_ask_for_state(shared);
+        if let Some(state) = &mut self.state {
+            state.keyspace.free_garbage();
+        }
         self.maybe_count_snapshot(shared, effects);
         self.maybe_store_snapshot(shared, effects);
     }

@@ -23,7 +23,7 @@ use kvorum_base::crc::{crc32c, crc32c_from};
 use kvorum_node::group::snapshot::SnapshotWriter;
 
 use super::faults::Faults;
-use super::{spawn, sync_dir};
+use super::{make_dir, spawn, sync_dir};
 use crate::mail::{DiskReport, Mail, Mailbox};
 use crate::metrics::Metrics;
 
@@ -127,14 +127,6 @@ pub fn list(dir: &Path) -> io::Result<Vec<(GroupId, u64)>> {
     }
     found.sort();
     Ok(found)
-}
-
-fn make_dir(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(dir)?;
-    dir.parent().map_or(Ok(()), sync_dir)
 }
 
 struct Worker {

@@ -286,6 +286,32 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     std::fs::File::open(dir)?.sync_all()
 }
 
+/// Makes a directory, and those above it that are missing, so that a power cut does not take it away with
+/// everything that is synced inside: that is durable in the directory, and the directory itself is a name in
+/// the one above.
+///
+/// # Errors
+/// As the system says.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = above(dir);
+    make_dir(above)?;
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        made => made?,
+    }
+    sync_dir(above)
+}
+
+/// The directory that a name is in.
+fn above(path: &Path) -> &Path {
+    path.parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
 /// Writes a small file so that after a crash it is there whole, old or new.
 ///
 /// # Errors
@@ -293,10 +319,6 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
     let temporary = path.with_extension("tmp");
     let mut options = std::fs::OpenOptions::new();
     // It may hold a secret.
@@ -309,7 +331,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    sync_dir(dir)
+    sync_dir(above(path))
 }
 
 #[cfg(test)]
@@ -429,6 +451,18 @@ mod tests {
                 .expect_err("failed")
                 .contains("segment 1")
         );
+    }
+
+    #[test]
+    fn a_directory_is_made_with_those_above_it() {
+        let dir = TempDir::new("disk");
+        let deep = dir.path().join("one/two/three");
+        make_dir(&deep).expect("made");
+        make_dir(&deep).expect("it is there");
+        assert!(deep.is_dir());
+        std::fs::write(deep.join("file"), b"").expect("written");
+        make_dir(&deep.join("file")).expect_err("a file is in its place");
+        make_dir(&deep.join("file/four")).expect_err("a file is above it");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kvorum_node::SegmentId;
 
 use super::faults::Faults;
-use super::sync_dir;
+use super::{make_dir, sync_dir};
 
 /// Files that are kept for another use; more are removed.
 const FREE_FILES_MAX: usize = 4;
@@ -54,12 +54,7 @@ impl SegmentFiles {
     /// As the system says.
     pub fn open(dir: &Path, lane: u32, segment_bytes: u64, faults: Faults) -> io::Result<Self> {
         let dir = lane_dir(dir, lane);
-        if !dir.is_dir() {
-            std::fs::create_dir_all(&dir)?;
-            if let Some(parent) = dir.parent() {
-                sync_dir(parent)?;
-            }
-        }
+        make_dir(&dir)?;
         // Names that a killed process left may not be on the disk yet, and are about to be believed.
         sync_dir(&dir)?;
         let mut state = State {
