@@ -93,10 +93,6 @@ impl Decimal {
         in_range.then_some(number)
     }
 
-    pub(crate) fn is_infinite(&self) -> bool {
-        self.infinite
-    }
-
     /// The sum; `None` if it is no number, or too large for one.
     pub(crate) fn plus(&self, other: &Self) -> Option<Self> {
         if self.infinite || other.infinite {
@@ -320,6 +316,6 @@ mod tests {
             Decimal::parse(b"0e99999").is_some(),
             "zero has no magnitude"
         );
-        assert!(Decimal::parse(b"-Infinity").is_some_and(|number| number.is_infinite()));
+        assert!(Decimal::parse(b"-Infinity").is_some_and(|number| number.infinite));
     }
 }

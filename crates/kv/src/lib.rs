@@ -47,7 +47,8 @@ pub mod view;
 
 pub use command::spec::{Keys, NodeCommand, Run, Spec};
 pub use command::{
-    Command, CrossSlot, Refusal, apply, find, keys_of, keys_of_encoded, read, resolve, slot_of_keys,
+    Command, CrossSlot, Refusal, apply, find, keys_of, keys_of_encoded, printed, read, resolve,
+    slot_of_keys,
 };
 pub use keyspace::{Found, Garbage, Keyspace};
 pub use load::{LoadError, Loader};

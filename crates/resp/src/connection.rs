@@ -226,6 +226,12 @@ impl Connection {
         self.modes.set_replies(seq, mode);
     }
 
+    /// Answers this request, which is RESET, and those after it, unless CLIENT REPLY SKIP came just
+    /// before: that holds for any request, as in Redis.
+    pub fn reset_reply_mode(&mut self, seq: u32) {
+        self.modes.reset_replies(seq);
+    }
+
     /// Reads no more requests, and ends after the reply to this one, or at once if that has left.
     /// Of two such calls the earlier request counts.
     pub fn close_after(&mut self, seq: u32) {

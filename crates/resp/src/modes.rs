@@ -83,6 +83,14 @@ impl Modes {
         }
     }
 
+    /// Takes CLIENT REPLY OFF back. What CLIENT REPLY SKIP keeps from being answered stays so: it ends by
+    /// itself.
+    pub(crate) fn reset_replies(&mut self, from: u32) {
+        if self.of(from).replies == ReplyMode::Off {
+            self.change(from, |mode| mode.replies = ReplyMode::On);
+        }
+    }
+
     fn change(&mut self, from: u32, change: impl Fn(&mut Mode)) {
         let position = self.changes.partition_point(|(at, _)| before(*at, from));
         if self.changes.get(position).is_none_or(|(at, _)| *at != from) {

@@ -146,19 +146,19 @@ impl<'a> Replies<'a> {
         self.error_bytes(text.as_bytes());
     }
 
-    /// An error whose text quotes what a client sent. Line ends in it become spaces, since they
-    /// would end the reply.
+    /// An error whose text quotes what a client sent. Line ends at its end are left out and others
+    /// become spaces, since they would end the reply.
     pub fn error_bytes(&mut self, text: &[u8]) {
+        let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let last = text.iter().rposition(|byte| !is_line_end(byte));
+        let text = &text[..last.map_or(0, |last| last + 1)];
         if self.outcome == Outcome::Nothing {
             self.outcome = Outcome::Error;
         }
         if let Some((out, _)) = self.element(text.len() + 3) {
             out.push(b'-');
-            let blank_line_ends = |byte: &u8| match byte {
-                b'\r' | b'\n' => b' ',
-                other => *other,
-            };
-            out.extend(text.iter().map(blank_line_ends));
+            let blank = |byte: &u8| if is_line_end(byte) { b' ' } else { *byte };
+            out.extend(text.iter().map(blank));
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -447,7 +447,7 @@ mod tests {
     #[test]
     fn a_line_end_in_an_error_cannot_end_the_reply() {
         expect(
-            |r| r.error("ERR a\r\n+OK"),
+            |r| r.error("ERR a\r\n+OK\n\r\n"),
             "-ERR a  +OK\r\n",
             "-ERR a  +OK\r\n",
         );

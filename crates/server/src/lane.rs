@@ -32,6 +32,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
+use kvorum_node::status::Process;
 use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Node, Note, StopReason};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -50,6 +51,7 @@ use crate::peers::Peers;
 use crate::peers::dial::{PeerAddress, accept_peers, dial_for_ever};
 use crate::peers::frames::Frames;
 use crate::peers::handshake::Identity;
+use crate::usage;
 
 /// Length of a tick.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -135,6 +137,7 @@ pub(crate) struct Core {
     /// Whether other nodes hold replicas of what is here.
     has_peers: bool,
     wall: UnixMillis,
+    max_clients: u32,
     published: Instant,
     publish_to: Box<dyn Fn(&Node)>,
     first_sync: Option<FirstSync>,
@@ -186,6 +189,7 @@ impl Lane {
             synced_in_turn: false,
             has_peers: !parts.members.is_empty(),
             wall: UnixMillis::ZERO,
+            max_clients: parts.max_clients,
             published: Instant::now(),
             publish_to: parts.publish,
             first_sync: parts.first_sync,
@@ -530,8 +534,20 @@ impl Core {
         }
     }
 
+    /// Tells the core how the process does, and others how the core does.
     fn publish(&mut self) {
         self.published = Instant::now();
+        let usage = usage::now();
+        let process = Process {
+            id: std::process::id(),
+            memory_bytes: usage.memory_bytes,
+            cpu_user_us: usage.cpu_user_us,
+            cpu_system_us: usage.cpu_system_us,
+            connections_max: u64::from(self.max_clients),
+            connections_refused: self.metrics.clients_refused.get(),
+            output_bytes: self.metrics.client_bytes_out.get(),
+        };
+        self.node.step(Event::Process(process), &mut self.effects);
         (self.publish_to)(&self.node);
     }
 }

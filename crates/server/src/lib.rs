@@ -8,7 +8,7 @@
 //! - [`process`]: a node from its settings to its end, and when it is refused;
 //! - [`config`], [`lock`], [`identity`], [`secret`]: what a process is given, and who it is;
 //! - [`control`]: HTTP, signals, the making of a cluster, on a thread and a runtime of their own;
-//! - [`metrics`], [`logs`]: what it says about itself.
+//! - [`metrics`], [`logs`], `usage`: what it says about itself.
 //!
 //! Three rules hold everywhere here. A failed write or sync of the log ends the process without
 //! another word to anybody. Nothing waits without a bound: queues drop or refuse. And a message to the
@@ -29,3 +29,4 @@ pub mod process;
 pub mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
+mod usage;

@@ -42,6 +42,7 @@ pub(super) const SPECS: &[Spec] = &[
         ),
     connection(Spec::node("quit", -1, NodeCommand::Quit))
         .flags(BEFORE_AUTH)
+        .deprecated("7.2.0", "just closing the connection")
         .docs(Group::Connection, "1.0.0", "Closes the connection."),
     connection(Spec::node("reset", 1, NodeCommand::Reset))
         .flags(BEFORE_AUTH)
@@ -228,6 +229,7 @@ const CLUSTER: &[Spec] = &[
         .docs(Group::Cluster, "7.0.0", "Lists the shards and their nodes."),
     cluster("cluster|slots", 2, NodeCommand::ClusterSlots)
         .tips(NONDETERMINISTIC)
+        .deprecated("7.0.0", "`CLUSTER SHARDS`")
         .docs(Group::Cluster, "3.0.0", "Lists which slots are where."),
 ];
 

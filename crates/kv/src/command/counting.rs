@@ -118,11 +118,8 @@ fn apply_incrby(keyspace: &mut Keyspace, args: Args<'_>, replies: &mut Replies<'
 }
 
 fn resolve_incrbyfloat(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {
-    match Decimal::parse(args.get(2)) {
-        None => return Err(NOT_A_FLOAT),
-        Some(increment) if increment.is_infinite() => return Err(NAN_OR_INFINITY),
-        Some(_) => {}
-    }
+    // An infinite one is refused at apply: Redis looks at the old value before.
+    Decimal::parse(args.get(2)).ok_or(NOT_A_FLOAT)?;
     out.begin(INCRBYFLOAT, 2);
     out.arguments(args, 1);
     Ok(())

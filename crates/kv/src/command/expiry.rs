@@ -6,7 +6,7 @@ use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies};
 
 use crate::command::encode::{Encoder, Ends, RELATIVE_MS_MAX};
-use crate::command::refusal::{NOT_AN_INTEGER, Refusal, invalid_expire};
+use crate::command::refusal::{NOT_AN_INTEGER, Refusal, invalid_expire, printed};
 use crate::command::spec::{Categories, Flags, Group, ONE_KEY, Resolve, Spec};
 use crate::keyspace::Keyspace;
 
@@ -189,7 +189,7 @@ fn parse_conditions(args: Args<'_>) -> Result<u8, Refusal> {
             .find(|(name, _)| word.eq_ignore_ascii_case(name))
         else {
             return Err(Refusal::new(
-                [&b"ERR Unsupported option "[..], word].concat(),
+                [&b"ERR Unsupported option "[..], printed(word)].concat(),
             ));
         };
         conditions |= condition;

@@ -135,7 +135,11 @@ fn describe_keys(spec: &Spec, replies: &mut Replies<'_>) {
     if spec.keys == Keys::None {
         return;
     }
-    replies.map(3);
+    replies.map(3 + usize::from(!spec.access_notes.is_empty()));
+    if !spec.access_notes.is_empty() {
+        word(replies, "notes");
+        word(replies, spec.access_notes);
+    }
     word(replies, "flags");
     names(spec.access.iter().copied(), replies);
     word(replies, "begin_search");
@@ -183,7 +187,9 @@ fn docs(args: Args<'_>, replies: &mut Replies<'_>) {
 
 fn document(spec: &Spec, replies: &mut Replies<'_>) {
     replies.bulk(spec.name.as_bytes());
-    replies.map(if spec.subcommands.is_empty() { 4 } else { 5 });
+    let subcommands = usize::from(!spec.subcommands.is_empty());
+    let deprecated = if spec.deprecated.is_some() { 3 } else { 0 };
+    replies.map(4 + deprecated + subcommands);
     for (title, text) in [
         ("summary", spec.summary),
         ("since", spec.since),
@@ -192,6 +198,14 @@ fn document(spec: &Spec, replies: &mut Replies<'_>) {
     ] {
         replies.bulk(title.as_bytes());
         replies.bulk(text.as_bytes());
+    }
+    if let Some((since, replaced_by)) = spec.deprecated {
+        replies.bulk(b"doc_flags");
+        names(std::iter::once("deprecated"), replies);
+        replies.bulk(b"deprecated_since");
+        replies.bulk(since.as_bytes());
+        replies.bulk(b"replaced_by");
+        replies.bulk(replaced_by.as_bytes());
     }
     if !spec.subcommands.is_empty() {
         replies.bulk(b"subcommands");
@@ -265,9 +279,22 @@ fn getkeysandflags(args: Args<'_>, replies: &mut Replies<'_>) {
             for key in keys {
                 replies.array(2);
                 replies.bulk(key);
-                names(spec.access.iter().copied(), replies);
+                names(access_of(spec, args.skip(2)).iter().copied(), replies);
             }
         }
+    }
+}
+
+/// What this very request does with its keys: SET reads the old value only if it is asked to tell it.
+fn access_of(spec: &Spec, request: Args<'_>) -> &'static [&'static str] {
+    if !spec.access.contains(&"variable_flags") {
+        return spec.access;
+    }
+    let tells_old = |word: &[u8]| word.eq_ignore_ascii_case(b"get");
+    if request.iter().skip(3).any(tells_old) {
+        &["RW", "access", "update"]
+    } else {
+        &["OW", "update"]
     }
 }
 

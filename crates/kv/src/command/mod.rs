@@ -32,7 +32,7 @@ use crate::keyspace::Keyspace;
 use crate::limits::KEY_BYTES_MAX;
 
 pub use crate::command::encode::{Encoder, fuzz};
-pub use crate::command::refusal::Refusal;
+pub use crate::command::refusal::{Refusal, printed};
 
 /// The command of a request: the subcommand, where it has one. Name, number of arguments and lengths
 /// of keys are right.

@@ -45,10 +45,22 @@ impl Refusal {
     }
 }
 
+/// How much of a name, and of all arguments together, an error repeats.
+const SHOWN_BYTES_MAX: usize = 128;
+
+/// What Redis repeats of a request in an error: it prints C strings, so nothing from a zero byte on.
+#[must_use]
+pub fn printed(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+fn cut(bytes: &[u8], bytes_max: usize) -> &[u8] {
+    let bytes = printed(bytes);
+    &bytes[..bytes.len().min(bytes_max)]
+}
+
 /// The command is not in the table: its name and first arguments, each part cut at 128 bytes.
 pub(crate) fn unknown_command(args: Args<'_>) -> Refusal {
-    const SHOWN_BYTES_MAX: usize = 128;
-    let cut = |bytes: &[u8], max: usize| bytes[..bytes.len().min(max)].to_vec();
     let mut shown = Vec::new();
     for argument in args.iter().skip(1) {
         if shown.len() >= SHOWN_BYTES_MAX {
@@ -68,7 +80,7 @@ pub(crate) fn unknown_command(args: Args<'_>) -> Refusal {
 
 pub(crate) fn unknown_subcommand(container: &Spec, given: &[u8]) -> Refusal {
     let mut text = b"ERR unknown subcommand '".to_vec();
-    text.extend_from_slice(&given[..given.len().min(128)]);
+    text.extend_from_slice(cut(given, SHOWN_BYTES_MAX));
     text.extend_from_slice(b"'. Try ");
     text.extend(container.name.to_ascii_uppercase().bytes());
     text.extend_from_slice(b" HELP.");

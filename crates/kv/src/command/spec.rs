@@ -25,12 +25,16 @@ pub struct Spec {
     pub keys: Keys,
     /// What it does with the keys, in the words of key specifications.
     pub access: &'static [&'static str],
+    /// What else there is to say of that.
+    pub access_notes: &'static str,
     /// Advice to clients and proxies.
     pub tips: &'static [&'static str],
     /// Which page of the manual it is on.
     pub group: Group,
     /// The first version of Redis that had it; of our own, "kvorum".
     pub since: &'static str,
+    /// If there is something better: since which version of Redis, and what.
+    pub deprecated: Option<(&'static str, &'static str)>,
     /// What it does, in a sentence.
     pub summary: &'static str,
     /// How its cost grows.
@@ -292,9 +296,11 @@ impl Spec {
             categories: Categories::NONE,
             keys: Keys::None,
             access: &[],
+            access_notes: "",
             tips: &[],
             group: Group::Generic,
             since: "",
+            deprecated: None,
             summary: "",
             complexity: "O(1)",
             run,
@@ -351,6 +357,20 @@ impl Spec {
     pub(super) const fn keys(mut self, keys: Keys, access: &'static [&'static str]) -> Self {
         self.keys = keys;
         self.access = access;
+        self
+    }
+
+    pub(super) const fn access_notes(mut self, notes: &'static str) -> Self {
+        self.access_notes = notes;
+        self
+    }
+
+    pub(super) const fn deprecated(
+        mut self,
+        since: &'static str,
+        replaced_by: &'static str,
+    ) -> Self {
+        self.deprecated = Some((since, replaced_by));
         self
     }
 

@@ -40,6 +40,7 @@ pub(super) const SPECS: &[Spec] = &[
     string(Spec::write(SET, "set", -3, resolve_set, apply_set))
         .flags(Flags::DENYOOM)
         .keys(ONE_KEY, &["RW", "access", "update", "variable_flags"])
+        .access_notes("RW and ACCESS due to the optional `GET` argument")
         .docs(
             Group::String,
             "1.0.0",
@@ -48,6 +49,7 @@ pub(super) const SPECS: &[Spec] = &[
     string(alias("setnx", 3, resolve_setnx))
         .flags(Flags::DENYOOM.with(Flags::FAST))
         .keys(ONE_KEY, &["OW", "insert"])
+        .deprecated("2.6.12", "`SET` with the `NX` argument")
         .docs(
             Group::String,
             "1.0.0",
@@ -56,6 +58,7 @@ pub(super) const SPECS: &[Spec] = &[
     string(alias("setex", 4, resolve_setex))
         .flags(Flags::DENYOOM)
         .keys(ONE_KEY, &["OW", "update"])
+        .deprecated("2.6.12", "`SET` with the `EX` argument")
         .docs(
             Group::String,
             "2.0.0",
@@ -64,6 +67,7 @@ pub(super) const SPECS: &[Spec] = &[
     string(alias("psetex", 4, resolve_psetex))
         .flags(Flags::DENYOOM)
         .keys(ONE_KEY, &["OW", "update"])
+        .deprecated("2.6.12", "`SET` with the `PX` argument")
         .docs(
             Group::String,
             "2.6.0",
@@ -72,6 +76,7 @@ pub(super) const SPECS: &[Spec] = &[
     string(alias("getset", 3, resolve_getset))
         .flags(Flags::DENYOOM.with(Flags::FAST))
         .keys(ONE_KEY, READ_WRITE)
+        .deprecated("6.2.0", "`SET` with the `!GET` argument")
         .docs(
             Group::String,
             "1.0.0",
@@ -80,6 +85,7 @@ pub(super) const SPECS: &[Spec] = &[
     string(Spec::write(GETEX, "getex", -2, resolve_getex, apply_getex))
         .flags(Flags::FAST)
         .keys(ONE_KEY, READ_WRITE)
+        .access_notes("RW and UPDATE because it changes the TTL")
         .docs(
             Group::String,
             "6.2.0",
@@ -159,6 +165,7 @@ pub(super) const SPECS: &[Spec] = &[
         .complexity("O(N) in the length of the part"),
     string(Spec::read(SUBSTR, "substr", 4, getrange))
         .keys(ONE_KEY, &["RO", "access"])
+        .deprecated("2.0.0", "`GETRANGE`")
         .docs(
             Group::String,
             "1.0.0",
@@ -427,20 +434,33 @@ fn lifetime(keyspace: &Keyspace, ends: Ends) -> Lifetime {
     }
 }
 
+/// What GETEX does besides telling the value.
+mod getex {
+    /// The key ends at another time from now on, which follows.
+    pub(super) const CHANGE: u8 = 1;
+    /// The time that was given is no number.
+    pub(super) const NO_NUMBER: u8 = 2;
+}
+
 /// Key, and (empty to change nothing) when it is to end from now on; `Never` for PERSIST.
 fn resolve_getex(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {
     let options = Options::parse(args, 2, false)?;
     let mut change = Vec::new();
     if let Some((unit, value)) = options.time {
-        change.push(1);
         // Redis looks at the time only if the key is there.
         match unit.ends_of(value, "getex") {
-            Ok(ends) => ends.put(&mut change),
-            Err(refusal) if refusal == NOT_AN_INTEGER => return Err(refusal),
-            Err(_) => Ends::Invalid.put(&mut change),
+            Ok(ends) => {
+                change.push(getex::CHANGE);
+                ends.put(&mut change);
+            }
+            Err(refusal) if refusal == NOT_AN_INTEGER => change.push(getex::NO_NUMBER),
+            Err(_) => {
+                change.push(getex::CHANGE);
+                Ends::Invalid.put(&mut change);
+            }
         }
     } else if options.persist {
-        change.push(1);
+        change.push(getex::CHANGE);
     }
     out.begin(GETEX, 2).argument(args.get(1)).argument(&change);
     Ok(())
@@ -454,13 +474,16 @@ fn apply_getex(keyspace: &mut Keyspace, args: Args<'_>, replies: &mut Replies<'_
         return;
     };
     let mut change = Reader::new(args.get(1));
-    let is_change = change.u8("whether there is a change").is_ok();
+    let kind = change.u8("what is to be done").ok();
     let ends = Ends::logged(&mut change);
+    if text.is_some() && kind == Some(getex::NO_NUMBER) {
+        return NOT_AN_INTEGER.reply(replies);
+    }
     if text.is_some() && ends == Ends::Invalid {
         return invalid_expire("getex").reply(replies);
     }
     reply_text(text, replies);
-    if text.is_none() || !is_change {
+    if text.is_none() || kind != Some(getex::CHANGE) {
         return;
     }
     let deadline = ends.deadline(keyspace.clock());

@@ -8,6 +8,7 @@ mod cluster;
 mod crowd;
 mod cuts;
 mod damage;
+mod differential;
 mod faults;
 mod goodbye;
 mod init;

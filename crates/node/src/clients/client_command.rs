@@ -1,9 +1,13 @@
 //! CLIENT: what a connection can say and ask about itself and others.
 
 use kvorum_base::ConnId;
+use kvorum_kv::printed;
+use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies, ReplyMode};
 
 use super::connections::{Profile, Table};
+
+const SYNTAX: &str = "ERR syntax error";
 
 /// What CLIENT REPLY asks for.
 pub(crate) fn reply_mode(args: Args<'_>) -> Option<ReplyMode> {
@@ -29,19 +33,22 @@ fn is_printable(text: &[u8]) -> bool {
     text.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }
 
-/// Sets the connection's name, or says why it cannot be one.
-pub(crate) fn set_name(profile: &mut Profile, name: &[u8]) -> Result<(), &'static str> {
-    if !is_printable(name) {
-        return Err("ERR Client names cannot contain spaces, newlines or special characters.");
+/// Says why something cannot be a connection's name.
+pub(crate) fn check_name(name: &[u8]) -> Result<(), &'static str> {
+    if is_printable(name) {
+        Ok(())
+    } else {
+        Err("ERR Client names cannot contain spaces, newlines or special characters.")
     }
-    profile.name = name.to_vec();
-    Ok(())
 }
 
 /// CLIENT SETNAME.
 pub(crate) fn setname(profile: &mut Profile, args: Args<'_>, replies: &mut Replies<'_>) {
-    match set_name(profile, args.get(2)) {
-        Ok(()) => replies.ok(),
+    match check_name(args.get(2)) {
+        Ok(()) => {
+            profile.name = args.get(2).to_vec();
+            replies.ok();
+        }
         Err(text) => replies.error(text),
     }
 }
@@ -53,66 +60,67 @@ pub(crate) fn setinfo(profile: &mut Profile, args: Args<'_>, replies: &mut Repli
         b"lib-name" => &mut profile.lib_name,
         b"lib-ver" => &mut profile.lib_ver,
         _ => {
-            return replies.error(&format!(
-                "ERR Unrecognized option '{}'",
-                String::from_utf8_lossy(&option)
-            ));
+            let option = printed(args.get(2));
+            let text = [b"ERR Unrecognized option '", option, b"'"].concat();
+            return replies.error_bytes(&text);
         }
     };
     if !is_printable(value) {
-        return replies.error(&format!(
-            "ERR {} cannot contain spaces, newlines or special characters.",
-            String::from_utf8_lossy(&option)
-        ));
+        const TEXT: &[u8] = b" cannot contain spaces, newlines or special characters.";
+        return replies.error_bytes(&[b"ERR ", printed(args.get(2)), TEXT].concat());
     }
     *field = value.to_vec();
     replies.ok();
 }
 
-/// CLIENT LIST.
-pub(crate) fn list(profile: &Profile, table: &Table, args: Args<'_>, replies: &mut Replies<'_>) {
-    let wanted_ids: Option<Vec<u64>> = match args.len() {
-        2 => None,
-        4 if args.get(2).eq_ignore_ascii_case(b"type") => {
-            match args.get(3).to_ascii_lowercase().as_slice() {
-                b"normal" => None,
-                b"master" | b"replica" | b"slave" | b"pubsub" => Some(Vec::new()),
-                other => {
-                    let other = String::from_utf8_lossy(other);
-                    return replies.error(&format!("ERR Unknown client type '{other}'"));
-                }
-            }
-        }
-        4.. if args.get(2).eq_ignore_ascii_case(b"id") => {
-            let ids = (3..args.len())
-                .map(|at| number(args.get(at)))
-                .collect::<Option<Vec<_>>>();
-            match ids {
-                Some(ids) => Some(ids),
-                None => return replies.error("ERR Invalid client ID"),
-            }
-        }
-        _ => return replies.error("ERR syntax error"),
-    };
-    let mut text = String::new();
-    for other in table.profiles_with(profile) {
-        if wanted_ids
-            .as_ref()
-            .is_none_or(|ids| ids.contains(&other.serial))
-        {
-            text += &other.line(table.now_tick());
-            text.push('\n');
-        }
+/// The kinds of clients that filters name. All connections are of the first.
+const TYPES: [&str; 5] = ["normal", "slave", "replica", "pubsub", "master"];
+
+/// Whether a filter by type takes the connections that there are.
+fn is_normal(name: &[u8]) -> Result<bool, Vec<u8>> {
+    let known = TYPES
+        .iter()
+        .position(|known| known.as_bytes().eq_ignore_ascii_case(name));
+    match known {
+        Some(at) => Ok(at == 0),
+        None => Err([b"ERR Unknown client type '", printed(name), b"'"].concat()),
     }
-    replies.verbatim("txt", &text);
 }
 
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text)
-        .ok()?
-        .parse()
-        .ok()
-        .filter(|number| *number > 0)
+/// CLIENT LIST.
+pub(crate) fn list(profile: &Profile, table: &Table, args: Args<'_>, replies: &mut Replies<'_>) {
+    match wanted_ids(args) {
+        Ok(wanted) => {
+            let mut text = String::new();
+            for other in table.profiles_with(profile) {
+                let serial = i64::try_from(other.serial).unwrap_or(i64::MAX);
+                if wanted.as_ref().is_none_or(|ids| ids.contains(&serial)) {
+                    text += &other.line(table.now_tick());
+                    text.push('\n');
+                }
+            }
+            replies.verbatim("txt", &text);
+        }
+        Err(text) => replies.error_bytes(&text),
+    }
+}
+
+/// Whom CLIENT LIST is to tell of; `None`: all.
+fn wanted_ids(args: Args<'_>) -> Result<Option<Vec<i64>>, Vec<u8>> {
+    match args.len() {
+        2 => Ok(None),
+        4 if args.get(2).eq_ignore_ascii_case(b"type") => {
+            Ok((!is_normal(args.get(3))?).then(Vec::new))
+        }
+        4.. if args.get(2).eq_ignore_ascii_case(b"id") => args
+            .iter()
+            .skip(3)
+            .map(parse_integer)
+            .collect::<Option<Vec<_>>>()
+            .map(Some)
+            .ok_or_else(|| b"ERR Invalid client ID".to_vec()),
+        _ => Err(SYNTAX.into()),
+    }
 }
 
 /// CLIENT KILL: replies, and names the connections to close.
@@ -136,18 +144,13 @@ pub(crate) fn kill(
     let filter = match KillFilter::parse(args) {
         Ok(filter) => filter,
         Err(text) => {
-            replies.error(text);
+            replies.error_bytes(&text);
             return Vec::new();
         }
     };
     let killed: Vec<ConnId> = table
         .profiles_with(profile)
-        .filter(|other| filter.id.is_none_or(|id| id == other.serial))
-        .filter(|other| {
-            filter
-                .address
-                .is_none_or(|address| address == other.address.as_bytes())
-        })
+        .filter(|other| filter.takes(other))
         .filter(|other| !(filter.skip_me && other.conn == profile.conn))
         .map(|other| other.conn)
         .collect();
@@ -157,37 +160,55 @@ pub(crate) fn kill(
 
 /// Whom CLIENT KILL means.
 struct KillFilter<'a> {
-    id: Option<u64>,
+    id: Option<i64>,
     address: Option<&'a [u8]>,
+    /// Something that no connection has.
+    nobody: bool,
     skip_me: bool,
 }
 
 impl<'a> KillFilter<'a> {
-    fn parse(args: Args<'a>) -> Result<Self, &'static str> {
+    /// Reads pair by pair, so that errors come in Redis's order.
+    fn parse(args: Args<'a>) -> Result<Self, Vec<u8>> {
         let mut filter = Self {
             id: None,
             address: None,
+            nobody: false,
             skip_me: true,
         };
-        if !args.len().is_multiple_of(2) {
-            return Err("ERR syntax error");
-        }
         for at in (2..args.len()).step_by(2) {
+            if at + 1 == args.len() {
+                return Err(SYNTAX.into());
+            }
             let value = args.get(at + 1);
             match args.get(at).to_ascii_lowercase().as_slice() {
                 b"id" => {
-                    let id = number(value).ok_or("ERR client-id should be greater than 0")?;
-                    filter.id = Some(id);
+                    let id = parse_integer(value).filter(|id| *id > 0);
+                    filter.id = Some(id.ok_or("ERR client-id should be greater than 0")?);
                 }
                 b"addr" => filter.address = Some(value),
+                // Where a connection came in is not noted.
+                b"laddr" => filter.nobody = true,
+                b"type" => filter.nobody |= !is_normal(value)?,
+                b"user" if value == b"default" => {}
+                b"user" => {
+                    return Err([b"ERR No such user '", printed(value), b"'"].concat());
+                }
                 b"skipme" if value.eq_ignore_ascii_case(b"yes") => filter.skip_me = true,
                 b"skipme" if value.eq_ignore_ascii_case(b"no") => filter.skip_me = false,
-                b"type" if value.eq_ignore_ascii_case(b"normal") => {}
-                b"user" if value == b"default" => {}
-                _ => return Err("ERR syntax error"),
+                _ => return Err(SYNTAX.into()),
             }
         }
         Ok(filter)
+    }
+
+    fn takes(&self, other: &Profile) -> bool {
+        let is = |address| address == other.address.as_bytes();
+        !self.nobody
+            && self
+                .id
+                .is_none_or(|id| u64::try_from(id) == Ok(other.serial))
+            && self.address.is_none_or(is)
     }
 }
 

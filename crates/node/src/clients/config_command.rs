@@ -1,6 +1,7 @@
 //! CONFIG: what tools look up on connect. Nothing is set here: a node's configuration is its file.
 
 use kvorum_kv::glob::matches;
+use kvorum_kv::printed;
 use kvorum_resp::{Args, Replies};
 
 use crate::config::Config;
@@ -53,9 +54,29 @@ pub(crate) fn get(config: &Config, args: Args<'_>, replies: &mut Replies<'_>) {
     }
 }
 
-/// CONFIG SET.
-pub(crate) fn set(args: Args<'_>, replies: &mut Replies<'_>) {
-    let name = String::from_utf8_lossy(args.get(2));
-    let text = format!("ERR CONFIG SET failed - '{name}' is set in the node's configuration file");
-    replies.error(&text);
+/// CONFIG SET: what is known is not set here, anything else is not known.
+pub(crate) fn set(config: &Config, args: Args<'_>, replies: &mut Replies<'_>) {
+    if !args.len().is_multiple_of(2) {
+        return replies.error("ERR syntax error");
+    }
+    let known = values(config);
+    let mut names = args.iter().skip(2).step_by(2);
+    let is_known = |name: &[u8]| {
+        known
+            .iter()
+            .any(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
+    };
+    let text = match names.find(|name| !is_known(name)) {
+        Some(name) => [
+            &b"ERR Unknown option or number of arguments for CONFIG SET - '"[..],
+            printed(name),
+            b"'",
+        ],
+        None => [
+            &b"ERR CONFIG SET failed - '"[..],
+            printed(args.get(2)),
+            b"' is set in the node's configuration file",
+        ],
+    };
+    replies.error_bytes(&text.concat());
 }

@@ -11,7 +11,7 @@
 
 use kvorum_base::slot::{SLOT_COUNT, slot_of};
 use kvorum_base::{ClusterId, GroupId, NodeId, Slot};
-use kvorum_kv::{Keyspace, NodeCommand};
+use kvorum_kv::{Keyspace, NodeCommand, printed};
 use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies};
 
@@ -19,6 +19,8 @@ use crate::config::{Config, Member};
 
 /// Said for a shard whose primary nobody knows. Nothing was proposed.
 pub(crate) const NO_PRIMARY: &str = "CLUSTERDOWN The cluster is down";
+
+const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
 /// Where a command for this slot should go; it certainly did not happen here.
 pub(crate) fn redirect(config: &Config, slot: Slot, primary: Option<NodeId>) -> String {
@@ -76,24 +78,55 @@ pub(crate) fn cluster(
         NodeCommand::ClusterMyshardid => my_shard(facts, replies),
         NodeCommand::ClusterKeyslot => replies.integer(i64::from(slot_of(args.get(2)).get())),
         NodeCommand::ClusterGetkeysinslot => get_keys_in_slot(facts, args, replies),
-        NodeCommand::ClusterCountkeysinslot => match slot_number(args.get(2)) {
-            Some(slot) => {
-                let count = (facts.keyspace)(slot).map_or(0, |keyspace| keyspace.slot_len(slot));
-                replies.integer(i64::try_from(count).unwrap_or(i64::MAX));
-            }
-            None => replies.error("ERR Invalid or out of range slot"),
-        },
-        // What replicas there are is in the maps, and links are not made of Redis's bus.
-        NodeCommand::ClusterReplicas | NodeCommand::ClusterLinks => replies.array(0),
+        NodeCommand::ClusterCountkeysinslot => count_keys_in_slot(facts, args, replies),
+        NodeCommand::ClusterReplicas => replicas(facts, args, replies),
+        // Links are not made of Redis's bus.
+        NodeCommand::ClusterLinks => replies.array(0),
         other => unreachable!("{other:?} is not of the cluster's face"),
     }
+}
+
+/// CLUSTER REPLICAS: the lines of CLUSTER NODES of those whose primary is named.
+fn replicas(facts: &Facts<'_>, args: Args<'_>, replies: &mut Replies<'_>) {
+    let (cluster, name) = (facts.config.cluster, args.get(2));
+    let is_named = |node: &&NodeId| node_name(cluster, **node).as_bytes() == name;
+    let Some(named) = facts.config.members.keys().find(is_named) else {
+        return replies.error_bytes(&[b"ERR Unknown node ", printed(name)].concat());
+    };
+    if primary_of(facts, *named).is_some() {
+        return replies.error("ERR The specified node is not a master");
+    }
+    let members = facts.config.members.iter();
+    let of_it = members.filter(|(node, _)| primary_of(facts, **node) == Some(*named));
+    let lines: Vec<String> = of_it
+        .map(|(node, member)| node_line(facts, *node, member))
+        .collect();
+    replies.array(lines.len());
+    for line in lines {
+        replies.bulk(line.as_bytes());
+    }
+}
+
+/// CLUSTER COUNTKEYSINSLOT, of the state of this node.
+fn count_keys_in_slot(facts: &Facts<'_>, args: Args<'_>, replies: &mut Replies<'_>) {
+    let Some(number) = parse_integer(args.get(2)) else {
+        return replies.error(NOT_AN_INTEGER);
+    };
+    let Some(slot) = slot_of_number(number) else {
+        return replies.error("ERR Invalid slot");
+    };
+    let count = (facts.keyspace)(slot).map_or(0, |keyspace| keyspace.slot_len(slot));
+    replies.integer(i64::try_from(count).unwrap_or(i64::MAX));
 }
 
 /// CLUSTER GETKEYSINSLOT, a bounded look at the state of this node.
 fn get_keys_in_slot(facts: &Facts<'_>, args: Args<'_>, replies: &mut Replies<'_>) {
     const KEYS_MAX: usize = 10_000;
-    let limit = parse_integer(args.get(3)).and_then(|limit| usize::try_from(limit).ok());
-    let (Some(slot), Some(limit)) = (slot_number(args.get(2)), limit) else {
+    let numbers = (parse_integer(args.get(2)), parse_integer(args.get(3)));
+    let (Some(slot), Some(limit)) = numbers else {
+        return replies.error(NOT_AN_INTEGER);
+    };
+    let (Some(slot), Ok(limit)) = (slot_of_number(slot), usize::try_from(limit)) else {
         return replies.error("ERR Invalid slot or number of keys");
     };
     let keyspace = (facts.keyspace)(slot);
@@ -106,8 +139,7 @@ fn get_keys_in_slot(facts: &Facts<'_>, args: Args<'_>, replies: &mut Replies<'_>
     }
 }
 
-fn slot_number(text: &[u8]) -> Option<Slot> {
-    let number = parse_integer(text)?;
+fn slot_of_number(number: i64) -> Option<Slot> {
     u16::try_from(number)
         .ok()
         .filter(|slot| *slot < SLOT_COUNT)
@@ -160,7 +192,8 @@ fn slots(facts: &Facts<'_>, replies: &mut Replies<'_>) {
             replies.bulk(member.host.as_bytes());
             replies.integer(i64::from(member.port));
             replies.bulk(node_name(facts.config.cluster, node).as_bytes());
-            replies.array(0);
+            // Other names of the node: none.
+            replies.map(0);
         }
     }
 }
@@ -214,36 +247,51 @@ fn shard_member(
     replies.bulk(if online { &b"online"[..] } else { &b"fail"[..] });
 }
 
-/// CLUSTER NODES: one line a node, as `id host:port@bus flags master ping pong epoch link slots`.
+/// Whose replica a node is named as, if it is.
+fn primary_of(facts: &Facts<'_>, node: NodeId) -> Option<NodeId> {
+    let is_replica = |shard: &&ShardFacts| {
+        let mut replicas = replicas_of(facts, shard).into_iter();
+        replicas.any(|(replica, _)| replica == node)
+    };
+    let shard = facts.shards.iter().find(is_replica)?;
+    shard_node(facts, shard).map(|(primary, _)| primary)
+}
+
+/// CLUSTER NODES: one line a node.
 fn nodes(facts: &Facts<'_>) -> String {
-    let mut text = String::new();
-    for (node, member) in &facts.config.members {
-        let flags = if *node == facts.config.node {
-            "myself,master"
-        } else {
-            "master"
-        };
-        let epoch = facts
-            .shards
-            .iter()
-            .map(|shard| shard.term)
-            .max()
-            .unwrap_or(0);
-        text += &format!(
-            "{} {}:{}@{} {flags} - 0 0 {epoch} connected",
-            node_name(facts.config.cluster, *node),
-            member.host,
-            member.port,
-            member.peer_port,
-        );
-        for shard in facts.shards {
-            if shard_node(facts, shard).is_some_and(|(serves, _)| serves == *node) {
-                text += &range_text(shard.slots);
-            }
+    let lines = facts.config.members.iter();
+    lines
+        .map(|(node, member)| node_line(facts, *node, member) + "\n")
+        .collect()
+}
+
+/// `id host:port@bus flags primary ping pong epoch link slots`.
+fn node_line(facts: &Facts<'_>, node: NodeId, member: &Member) -> String {
+    let cluster = facts.config.cluster;
+    let terms = facts.shards.iter().map(|shard| shard.term);
+    let myself = if node == facts.config.node {
+        "myself,"
+    } else {
+        ""
+    };
+    let (role, primary) = match primary_of(facts, node) {
+        Some(primary) => ("slave", node_name(cluster, primary)),
+        None => ("master", "-".to_owned()),
+    };
+    let mut line = format!(
+        "{} {}:{}@{} {myself}{role} {primary} 0 0 {} connected",
+        node_name(cluster, node),
+        member.host,
+        member.port,
+        member.peer_port,
+        terms.max().unwrap_or(0),
+    );
+    for shard in facts.shards {
+        if shard_node(facts, shard).is_some_and(|(serves, _)| serves == node) {
+            line += &range_text(shard.slots);
         }
-        text.push('\n');
     }
-    text
+    line
 }
 
 fn range_text((first, last): (u16, u16)) -> String {
@@ -276,7 +324,7 @@ fn info(facts: &Facts<'_>) -> String {
         "fail"
     };
     format!(
-        "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{assigned}\r\n\
+        "cluster_state:{state}\r\ncluster_slots_assigned:{assigned}\r\n\
          cluster_slots_ok:{ok}\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:{}\r\n\
          cluster_known_nodes:{}\r\ncluster_size:{}\r\ncluster_current_epoch:{epoch}\r\n\
          cluster_my_epoch:{epoch}\r\ncluster_stats_messages_sent:0\r\n\

@@ -77,6 +77,12 @@ fn encode(
     })
 }
 
+/// Whether a request is a line of HTTP that a web page can make a browser send, with commands behind
+/// it. As in Redis, such a connection ends without a word.
+fn is_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
+
 impl Node {
     /// Runs all requests that these bytes complete.
     pub(crate) fn client_bytes(&mut self, conn: ConnId, mut data: &[u8]) {
@@ -113,6 +119,11 @@ impl Node {
 
     fn run_request(&mut self, client: &mut Client, request: &Request<'_>) {
         let Request { seq, args } = *request;
+        if is_http(args.get(0)) {
+            // Everything before it is answered, it and what is behind it are not.
+            client.connection.close_after(seq.wrapping_sub(1));
+            return self.refuse_request(client, seq, b"ERR this is no HTTP server");
+        }
         let spec = match kvorum_kv::find(args) {
             Ok(spec) => spec,
             Err(refusal) => return self.refuse_request(client, seq, refusal.text()),

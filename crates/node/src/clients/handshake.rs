@@ -1,8 +1,10 @@
 //! HELLO, AUTH and SELECT: how a connection begins.
 
+use kvorum_kv::printed;
+use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies};
 
-use super::client_command::set_name;
+use super::client_command::check_name;
 use super::connections::{Client, Profile};
 use crate::config::Config;
 
@@ -20,7 +22,11 @@ pub(crate) struct Hello {
 ///
 /// # Errors
 /// The reply.
-pub(crate) fn hello(client: &mut Client, config: &Config, args: Args<'_>) -> Result<Hello, String> {
+pub(crate) fn hello(
+    client: &mut Client,
+    config: &Config,
+    args: Args<'_>,
+) -> Result<Hello, Vec<u8>> {
     let version = match args.len() {
         1 => None,
         _ => Some(protocol_version(args.get(1))?),
@@ -36,42 +42,38 @@ pub(crate) fn hello(client: &mut Client, config: &Config, args: Args<'_>) -> Res
                 at += 3;
             }
             b"setname" if left >= 1 => {
+                check_name(args.get(at + 1))?;
                 name = Some(args.get(at + 1));
                 at += 2;
             }
             _ => {
-                let option = String::from_utf8_lossy(args.get(at));
-                return Err(format!("ERR Syntax error in HELLO option '{option}'"));
+                let option = printed(args.get(at));
+                return Err([b"ERR Syntax error in HELLO option '", option, b"'"].concat());
             }
         }
     }
     if let Some((user, password)) = credentials {
-        authenticate(config, user, password)?;
+        authenticate(config, user, password).map_err(String::into_bytes)?;
         client.connection.set_authenticated(true);
     }
     if !client.connection.is_authenticated() {
-        return Err(
-            "NOAUTH HELLO must be called with the client already authenticated, otherwise \
-                    the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the \
-                    client and select the RESP protocol version at the same time"
-                .to_owned(),
-        );
+        const TEXT: &str = "NOAUTH HELLO must be called with the client already authenticated, \
+             otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the \
+             client and select the RESP protocol version at the same time";
+        return Err(TEXT.into());
     }
     if let Some(name) = name {
-        set_name(&mut client.profile, name)?;
+        client.profile.name = name.to_vec();
     }
     Ok(Hello { version })
 }
 
-fn protocol_version(text: &[u8]) -> Result<u8, String> {
-    let version: Option<i64> = std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.parse().ok());
-    match version {
+fn protocol_version(text: &[u8]) -> Result<u8, &'static str> {
+    match parse_integer(text) {
         Some(2) => Ok(2),
         Some(3) => Ok(3),
-        Some(_) => Err("NOPROTO unsupported protocol version".to_owned()),
-        None => Err("ERR Protocol version is not an integer or out of range".to_owned()),
+        Some(_) => Err("NOPROTO unsupported protocol version"),
+        None => Err("ERR Protocol version is not an integer or out of range"),
     }
 }
 
@@ -141,13 +143,14 @@ fn same_bytes(expected: &[u8], given: &[u8]) -> bool {
 
 /// SELECT: a cluster has one database.
 pub(crate) fn select(args: Args<'_>, replies: &mut Replies<'_>) {
-    match std::str::from_utf8(args.get(1))
-        .ok()
-        .and_then(|text| text.parse::<i64>().ok())
-    {
+    const LOWEST: i64 = i32::MIN as i64;
+    const HIGHEST: i64 = i32::MAX as i64;
+    match parse_integer(args.get(1)) {
         Some(0) => replies.ok(),
-        Some(1..=15) => replies.error("ERR SELECT is not allowed in cluster mode"),
-        Some(_) => replies.error("ERR DB index is out of range"),
+        Some(LOWEST..=HIGHEST) => replies.error("ERR SELECT is not allowed in cluster mode"),
+        Some(_) => replies.error(&format!(
+            "ERR value is out of range, value must between {LOWEST} and {HIGHEST}"
+        )),
         None => replies.error("ERR value is not an integer or out of range"),
     }
 }

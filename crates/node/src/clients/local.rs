@@ -2,7 +2,7 @@
 
 use kvorum_kv::NodeCommand;
 use kvorum_resp::number::parse_integer;
-use kvorum_resp::{Args, Replies, ReplyMode, Version};
+use kvorum_resp::{Args, Replies, Version};
 
 use super::connections::{Client, Profile};
 use super::face::{self, Facts};
@@ -71,7 +71,7 @@ fn answer(
             replies.verbatim("txt", &info::info(&node.status(), &wanted));
         }
         Is::ConfigGet => config_command::get(config, args, replies),
-        Is::ConfigSet => config_command::set(args, replies),
+        Is::ConfigSet => config_command::set(config, args, replies),
         // Counters only grow, so that rates can be computed from them.
         Is::ConfigResetstat | Is::Readonly | Is::Readwrite => replies.ok(),
         Is::Time => time(node, replies),
@@ -132,7 +132,9 @@ fn hello(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
             });
         }
         Err(text) => {
-            client.connection.reply(seq, |replies| replies.error(&text));
+            client
+                .connection
+                .reply(seq, |replies| replies.error_bytes(&text));
         }
     }
 }
@@ -144,7 +146,7 @@ fn reset(node: &Node, client: &mut Client, seq: u32) {
         .connection
         .set_authenticated(node.shared.config.password.is_none());
     client.connection.set_version(seq, Version::Resp2);
-    client.connection.set_reply_mode(seq, ReplyMode::On);
+    client.connection.reset_reply_mode(seq);
     client
         .connection
         .reply(seq, |replies| replies.simple("RESET"));
@@ -229,21 +231,26 @@ fn role(node: &Node, client: &mut Client, seq: u32) {
     });
 }
 
+/// How many replicas WAIT wants, and for how many milliseconds.
+fn wait_numbers(args: Args<'_>) -> Result<(u64, u64), &'static str> {
+    /// With any clock of the next hundred years added, Redis's end of the wait is still an `i64`.
+    const TIMEOUT_MS_MAX: i64 = i64::MAX - (1 << 42);
+    let wanted = parse_integer(args.get(1)).ok_or("ERR value is not an integer or out of range")?;
+    let timeout =
+        parse_integer(args.get(2)).ok_or("ERR timeout is not an integer or out of range")?;
+    match timeout {
+        ..0 => Err("ERR timeout is negative"),
+        0..=TIMEOUT_MS_MAX => Ok((wanted.max(0) as u64, timeout as u64)),
+        _ => Err("ERR timeout is out of range"),
+    }
+}
+
 /// WAIT: how many replicas, this one not counted, have the connection's writes on their disks.
 fn wait(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
-    let number = |at: usize| parse_integer(args.get(at));
-    let (wanted, timeout_ms) = match (number(1), number(2)) {
-        (Some(wanted), Some(timeout)) if timeout >= 0 => (wanted.max(0) as u64, timeout as u64),
-        (Some(_), Some(_)) => {
-            client
-                .connection
-                .reply(seq, |replies| replies.error("ERR timeout is negative"));
-            return;
-        }
-        _ => {
-            client.connection.reply(seq, |replies| {
-                replies.error("ERR value is not an integer or out of range");
-            });
+    let (wanted, timeout_ms) = match wait_numbers(args) {
+        Ok(numbers) => numbers,
+        Err(text) => {
+            client.connection.reply(seq, |replies| replies.error(text));
             return;
         }
     };
