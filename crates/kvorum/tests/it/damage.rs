@@ -78,7 +78,7 @@ fn a_node_whose_log_is_damaged_is_silent_and_says_why() {
         );
         match ask(nodes[damaged].port, &["GET", "key-0"]).expect("a reply") {
             Reply::Error(text) => {
-                assert!(text.starts_with("CLUSTERDOWN this node is out"), "{text}")
+                assert!(text.starts_with("CLUSTERDOWN this node is out"), "{text}");
             }
             reply => panic!("{reply:?} of a node that has lost its promises"),
         }

@@ -12,9 +12,11 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// A client that is still connected to the old primary.
 const READERS: usize = 20;
 
-/// 1. The primary stops. 2. Another one is elected and acknowledges a write. 3. Reads are sent to the
-/// old one, on connections that it had accepted and on new ones; they wait in its sockets. 4. It goes
-/// on: these reads come in the same turn as the news that it is deposed, or before.
+/// 1. The primary stops.
+/// 2. Another one is elected and acknowledges a write.
+/// 3. Reads are sent to the old one, on connections that it had accepted and on new ones; they wait in
+///    its sockets.
+/// 4. It goes on: these reads come in the same turn as the news that it is deposed, or before.
 #[test]
 fn a_primary_that_was_stopped_reads_nothing_stale() {
     let _turn = my_turn();
