@@ -361,15 +361,16 @@ impl Node {
         effects.push(Effect::Stop(Box::new(StopReason::Shutdown)));
     }
 
-    /// Whether clients that are still here may be sent elsewhere.
+    /// Whether clients that are still here may be sent elsewhere: whoever takes over may not be known
+    /// yet, and then requests wait for that.
     fn says_farewell(&mut self) -> bool {
+        let alone = |group: &Group| group.raft.membership().voters.len() == 1;
+        if self.shared.table.count() == 0 || self.groups.iter().any(alone) {
+            return false;
+        }
         let now_tick = self.shared.now_tick;
         let since = *self.farewell_since.get_or_insert(now_tick);
-        let own = self.shared.config.node;
-        let elsewhere = |group: &Group| group.primary().is_some_and(|primary| primary != own);
-        self.shared.table.count() > 0
-            && now_tick - since < FAREWELL_TICKS
-            && self.groups.iter().all(elsewhere)
+        !self.shared.waiting.is_empty() || now_tick - since < FAREWELL_TICKS
     }
 
     fn end_of_turn(&mut self, effects: &mut Vec<Effect>) {

@@ -5,45 +5,15 @@
 //! others follow.
 
 use crate::load::{Load, Manner};
-use crate::nodes::{Node, cluster_with, primary, primary_among, wait_for_one_state};
+use crate::nodes::{primary, primary_among, wait_for_one_state};
 use crate::process::{TempDir, my_turn, wait_for};
-use crate::relay::Network;
-
-/// Node ids are given in the order of the nodes, from 1.
-fn id(node: usize) -> u64 {
-    node as u64 + 1
-}
-
-fn others(node: usize) -> [usize; 2] {
-    [(node + 1) % 3, (node + 2) % 3]
-}
-
-struct Cluster {
-    nodes: Vec<Node>,
-    ports: Vec<u16>,
-    network: Network,
-}
-
-fn relayed(dir: &TempDir) -> Cluster {
-    let network = Network::default();
-    let arguments = |port: u16| {
-        let relay = network.relay_to(port + 100);
-        vec!["--advertise-peer".to_owned(), format!("127.0.0.1:{relay}")]
-    };
-    let nodes = cluster_with(dir, 3, arguments, &[]);
-    let ports = nodes.iter().map(|node| node.port).collect();
-    Cluster {
-        nodes,
-        ports,
-        network,
-    }
-}
+use crate::relay::{Relayed, id, others, relayed};
 
 #[test]
 fn one_way_cuts_between_two_nodes_change_nothing_for_clients() {
     let _turn = my_turn();
     let dir = TempDir::new();
-    let Cluster {
+    let Relayed {
         nodes,
         ports,
         network,
@@ -76,7 +46,7 @@ fn one_way_cuts_between_two_nodes_change_nothing_for_clients() {
 fn a_primary_that_is_not_heard_or_hears_nobody_is_replaced() {
     let _turn = my_turn();
     let dir = TempDir::new();
-    let Cluster {
+    let Relayed {
         nodes,
         ports,
         network,

@@ -1,6 +1,6 @@
 //! A primary that is asked to stop, under load.
 
-use crate::load::{Load, Manner};
+use crate::load::{CLOSED, Load, Manner};
 use crate::nodes::{cluster, primary, wait_for_one_state};
 use crate::process::{TempDir, my_turn};
 
@@ -28,12 +28,10 @@ fn primaries_that_are_asked_to_stop_lose_nothing() {
         nodes[old].wait_until_ready();
     }
     let told = load.finish();
-    let other: Vec<&str> = told
-        .complaints()
-        .into_iter()
-        .filter(|kind| *kind != "MOVED")
-        .collect();
-    assert!(other.is_empty(), "{told:?}");
+    let known = |kind: &&str| ["MOVED", CLOSED].contains(kind);
+    assert!(told.complaints().iter().all(known), "{told:?}");
+    // One that the machine does not run for as long as a node says farewell can still be too late.
+    assert!(told.unknown() <= 2, "{told:?}");
     told.judge(&ports);
     wait_for_one_state(&nodes);
 }

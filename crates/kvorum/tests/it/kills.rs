@@ -1,4 +1,4 @@
-//! A primary that is killed, again and again, under load.
+//! Nodes that are killed, again and again, under load.
 
 use crate::load::{Load, Manner};
 use crate::nodes::{cluster, primary, wait_for_one_state};
@@ -29,5 +29,27 @@ fn nothing_acknowledged_is_lost_when_primaries_are_killed() {
         "kills leave some outcomes open: {told:?}"
     );
     told.judge(&ports);
+    wait_for_one_state(&nodes);
+}
+
+/// Nobody is left who knows: what was acknowledged must be in their files.
+#[test]
+fn nothing_acknowledged_is_lost_when_all_are_killed_at_once() {
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let mut nodes = cluster(&dir, 3);
+    let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
+    let load = Load::start(&ports, &[Manner::default()]);
+    for _ in 0..5 {
+        load.wait_for_more(200);
+        for node in &nodes {
+            node.signal("-KILL");
+        }
+        for node in &mut nodes {
+            node.restart();
+        }
+    }
+    load.wait_for_more(200);
+    load.finish().judge(&ports);
     wait_for_one_state(&nodes);
 }

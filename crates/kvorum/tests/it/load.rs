@@ -158,7 +158,7 @@ impl fmt::Debug for Told {
 }
 
 /// The complaint about a connection that ended with a request under way.
-const CLOSED: &str = "closed";
+pub(crate) const CLOSED: &str = "closed";
 
 impl Told {
     /// How many outcomes are not known.

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::nodes::{Node, cluster_with};
+use crate::process::TempDir;
+
 /// "kvorum-p", version, link, cluster, from, to, nonce.
 const HELLO_LEN: usize = 8 + 1 + 1 + 8 + 8 + 8 + 32;
 const FROM_AT: usize = 18;
@@ -95,4 +98,37 @@ impl Network {
 
 fn number_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Node ids are given in the order of the nodes, from 1.
+pub(crate) fn id(node: usize) -> u64 {
+    node as u64 + 1
+}
+
+/// The other two of three.
+pub(crate) fn others(node: usize) -> [usize; 2] {
+    [(node + 1) % 3, (node + 2) % 3]
+}
+
+/// Three nodes that speak to each other through relays.
+pub(crate) struct Relayed {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) network: Network,
+}
+
+/// A cluster of new nodes with such a network.
+pub(crate) fn relayed(dir: &TempDir) -> Relayed {
+    let network = Network::default();
+    let arguments = |port: u16| {
+        let relay = network.relay_to(port + 100);
+        vec!["--advertise-peer".to_owned(), format!("127.0.0.1:{relay}")]
+    };
+    let nodes = cluster_with(dir, 3, arguments, &[]);
+    let ports = nodes.iter().map(|node| node.port).collect();
+    Relayed {
+        nodes,
+        ports,
+        network,
+    }
 }
