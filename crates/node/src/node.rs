@@ -347,7 +347,7 @@ impl Node {
         let busy = self
             .groups
             .iter()
-            .any(|group| leads(group) || group.is_busy());
+            .any(|group| leads(group) || group.awaits_successor() || group.is_busy());
         let in_time = self.shared.now_tick - since < self.shared.config.deadline_ticks;
         if self.serving() && in_time && (busy || self.says_farewell()) {
             return;

@@ -175,7 +175,6 @@ fn a_damaged_snapshot_is_repaired_from_the_primary() {
 
 /// With the third one away the primary has nobody else to hand over to.
 #[test]
-#[ignore = "now and then the repaired replica is not elected for a minute; the cause is not known yet"]
 fn a_repaired_replica_can_lead() {
     let _turn = my_turn();
     let (_dir, mut nodes, damaged) = with_a_repaired_one();

@@ -72,6 +72,8 @@ pub(crate) struct Group {
     next_hand_over_tick: u64,
     /// The node is ending.
     retired: bool,
+    /// It led when the node began to end.
+    owes_successor: bool,
     /// Nothing was applied since the last checkpoint.
     unchanged: bool,
     /// When a snapshot was last asked of the primary.
@@ -119,6 +121,7 @@ impl Group {
             leaderless_since_tick: None,
             next_hand_over_tick: 0,
             retired: false,
+            owes_successor: false,
             unchanged: true,
             state_wanted_tick: None,
             raft_effects: Vec::new(),
@@ -152,10 +155,18 @@ impl Group {
 
     /// The node is ending: leads no more.
     pub(crate) fn retire(&mut self) {
+        self.owes_successor |= self.raft.is_leader();
         self.retired = true;
         self.update_can_campaign();
         // A refusal means that there is nothing to hand over, or nobody to: the ticks try again.
         let _ = self.raft.transfer(None);
+    }
+
+    /// Whether it gave the leadership up and nobody is known to have it. Its own vote may be the one that
+    /// is missing, and is not durable yet: a node that ended now would take it along.
+    pub(crate) fn awaits_successor(&self) -> bool {
+        let raft = &self.raft;
+        self.owes_successor && raft.leader().is_none() && raft.membership().voters.len() > 1
     }
 
     /// Whether this replica should lead if others can. With a wrong clock it may after a while
