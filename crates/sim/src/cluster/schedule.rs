@@ -249,18 +249,21 @@ impl Strike {
             let leader = loop {
                 let hosts = cluster.hosts();
                 let leader = hosts.iter().find(|host| leads(host)).cloned();
+                if cluster.is_calm.get() {
+                    return;
+                }
                 if leader.is_some() || cluster.world.now() >= until {
                     break leader;
                 }
                 self.sleep(1, 3).await;
             };
-            if cluster.is_calm.get() {
-                return;
-            }
             let Some(leader) = leader else { continue };
             match self.prng.chance(1, 5) {
                 true => self.sleep(10, 300).await,
                 false => self.sleep(1, 15).await,
+            }
+            if cluster.is_calm.get() {
+                return;
             }
             cluster.hit(Mark::FallenLeaders);
             leader.end(End::Killed);

@@ -258,6 +258,13 @@ impl Worker {
         }
     }
 
+    /// Time passes before the rest is tried again: where nobody listens, an attempt itself takes none.
+    async fn back_off_unless(&self, is_done: bool) {
+        if !is_done {
+            self.back_off().await;
+        }
+    }
+
     async fn back_off(&self) {
         let pause = ms(5 + self.client.below(100));
         self.client.cluster.world.sleep(pause).await;
@@ -579,6 +586,7 @@ pub async fn read_everything(cluster: &Rc<Cluster>) {
             .collect();
         while !calls.is_empty() && cluster.failure().is_none() {
             calls = worker.run_calls(calls, None).await;
+            worker.back_off_unless(calls.is_empty()).await;
         }
     }
     let ledger = cluster.judge.borrow().ledger.keys();
@@ -603,6 +611,7 @@ pub async fn read_everything(cluster: &Rc<Cluster>) {
                 }
             }
             left = again;
+            worker.back_off_unless(left.is_empty()).await;
         }
     }
 }
