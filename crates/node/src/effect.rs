@@ -69,6 +69,9 @@ pub enum Effect {
         /// Names the file.
         number: u64,
     },
+    /// The state is changed and clients are answered next, while disk and peers have what this turn
+    /// made: end the turn once more. What comes in between may be handed in before.
+    Again,
     /// More work is at hand than one turn should do: end another turn soon, whatever else happens.
     Continue,
     /// Tell the operator.

@@ -34,6 +34,8 @@ pub struct Node {
     pub(crate) scratch: Scratch,
     /// When the log batch that is on its way was handed out, or began to wait for a segment.
     append_since_tick: Option<u64>,
+    /// What disk and peers need was handed out; the state is next.
+    owes_apply: bool,
     /// The disk is slow: leaderships are handed over.
     stalled: bool,
     /// Since when writes are refused for want of room.
@@ -60,6 +62,7 @@ impl Node {
             farewell_since: None,
             scratch: Scratch::new(),
             append_since_tick: None,
+            owes_apply: false,
             stalled: false,
             full_since_tick: None,
             command_bytes_max,
@@ -373,7 +376,40 @@ impl Node {
         !self.shared.waiting.is_empty() || now_tick - since < FAREWELL_TICKS
     }
 
+    /// Seals what disk and peers are to have, if the state is to be changed as well: they work while it
+    /// is. Applying a batch takes as long as syncing the next; one behind the other, a busy shard would
+    /// do half as much. Says whether there is something to apply after it.
+    fn hands_out_first(&mut self, effects: &mut Vec<Effect>) -> bool {
+        if std::mem::take(&mut self.owes_apply) || !self.serving() {
+            return false;
+        }
+        for group in &mut self.groups {
+            group.agree(&mut self.shared, effects);
+        }
+        if !self.groups.iter().any(Group::has_to_apply) {
+            return false;
+        }
+        let before = effects.len();
+        self.seal(effects);
+        self.owes_apply = effects.len() > before;
+        self.owes_apply
+    }
+
+    /// What was gathered for peers and for the log is handed out.
+    fn seal(&mut self, effects: &mut Vec<Effect>) {
+        let (node, now_tick) = (self.shared.config.node, self.shared.now_tick);
+        let wall = self.shared.clocks.of(node, now_tick);
+        self.shared.peers.flush(wall, effects);
+        let before = effects.len();
+        self.shared.log.seal(effects);
+        self.note_append(&effects[before..]);
+    }
+
     fn end_of_turn(&mut self, effects: &mut Vec<Effect>) {
+        if self.hands_out_first(effects) {
+            effects.push(Effect::Again);
+            return;
+        }
         self.shared.counters.turns += 1;
         if self.serving() {
             for group in &mut self.groups {
@@ -386,14 +422,7 @@ impl Node {
                 }
             }
         }
-        let wall = self
-            .shared
-            .clocks
-            .of(self.shared.config.node, self.shared.now_tick);
-        self.shared.peers.flush(wall, effects);
-        let before = effects.len();
-        self.shared.log.seal(effects);
-        self.note_append(&effects[before..]);
+        self.seal(effects);
         if std::mem::take(&mut self.shared.more_to_do) {
             effects.push(Effect::Continue);
         }

@@ -131,6 +131,8 @@ pub(crate) struct Core {
     mail: Receiver<Mail>,
     wake: Rc<Notify>,
     tick_due: bool,
+    /// The turn is to be ended once more.
+    ends_again: bool,
     /// The core has more to do than fits one turn.
     goes_on: bool,
     synced_in_turn: bool,
@@ -185,6 +187,7 @@ impl Lane {
             mail: parts.mail,
             wake: wake.clone(),
             tick_due: false,
+            ends_again: false,
             goes_on: false,
             synced_in_turn: false,
             has_peers: !parts.members.is_empty(),
@@ -463,7 +466,7 @@ impl Core {
         if self.effects.is_empty() {
             self.effects = effects;
         }
-        let mut again = !self.effects.is_empty();
+        let mut again = std::mem::take(&mut self.ends_again) || !self.effects.is_empty();
         if let Some(append) = inline {
             match self.disk.append_here(&append) {
                 Ok(upto) => self.synced(upto),
@@ -523,6 +526,7 @@ impl Core {
                 self.disk.store_snapshot(group, number, writer);
             }
             Effect::DropSnapshot { group, number } => self.disk.drop_snapshot(group, number),
+            Effect::Again => self.ends_again = true,
             Effect::Continue => self.goes_on = true,
             Effect::Note(note) => log_note(&note),
             Effect::Stop(reason) => {

@@ -161,12 +161,13 @@ impl Batches {
         closed + self.open.builder.bytes()
     }
 
-    /// The next batch to propose at the end of a turn, by the sealing rule.
-    pub(crate) fn take_due(&mut self, now_tick: u64) -> Option<OpenBatch> {
+    /// The next batch to propose at the end of a turn, by the sealing rule. What is committed is
+    /// acknowledged, also before it is applied.
+    pub(crate) fn take_due(&mut self, commit: Index, now_tick: u64) -> Option<OpenBatch> {
         if let Some(full) = self.closed.pop_front() {
             return Some(full);
         }
-        let due = self.pending.is_empty()
+        let due = (self.pending.back().is_none_or(|last| last.index <= commit))
             || self.open.builder.bytes() >= BATCH_BYTES_EAGER
             || self.open.since_tick < now_tick;
         if self.open.is_empty() || !due {

@@ -219,15 +219,29 @@ impl Group {
         self.maybe_store_snapshot(shared, effects);
     }
 
+    /// Brings what came in this turn as far as it goes without new events and without touching the state.
+    pub(crate) fn agree(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
+        loop {
+            self.propose_due(shared);
+            self.ask_for_reads(shared);
+            if !self.drain_raft(shared, effects) {
+                break;
+            }
+        }
+    }
+
+    /// Whether entries are to be applied, or reads to be run.
+    pub(crate) fn has_to_apply(&self) -> bool {
+        let behind = |state: &State| state.applied < self.raft.commit();
+        self.state.as_ref().is_some_and(behind) || self.reads.has_confirmed()
+    }
+
     /// Brings what came in this turn as far as it goes without new events.
     pub(crate) fn end_of_turn(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
         self.apply_allowance = APPLY_BYTES_PER_TURN;
         loop {
-            self.propose_due(shared);
-            self.ask_for_reads(shared);
-            let moved = self.drain_raft(shared, effects);
-            let applied = self.apply_committed(shared);
-            if !moved && !applied {
+            self.agree(shared, effects);
+            if !self.apply_committed(shared) {
                 break;
             }
         }

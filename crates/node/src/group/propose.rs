@@ -23,7 +23,7 @@ impl Group {
         }
         // While the leadership is handed over they wait as well: soon it is clear who leads.
         while !self.raft.transferring()
-            && let Some(batch) = self.batches.take_due(shared.now_tick)
+            && let Some(batch) = self.batches.take_due(self.raft.commit(), shared.now_tick)
         {
             let number = batch.number;
             match self.propose(batch.builder, shared) {

@@ -181,6 +181,11 @@ impl Reads {
             .collect()
     }
 
+    /// Whether reads wait for nothing but the state.
+    pub(crate) fn has_confirmed(&self) -> bool {
+        !self.confirmed.is_empty()
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.gathering.is_empty() && self.asked.is_empty() && self.confirmed.is_empty()
     }

@@ -251,7 +251,7 @@ impl Bench {
                     let _ = writeln!(self.trace, "node {id} ends: {reason:?}");
                     host.node = None;
                 }
-                Effect::Continue => self.turn(id),
+                Effect::Again | Effect::Continue => self.turn(id),
                 Effect::Pause(_) | Effect::Resume(_) => {}
             }
         }

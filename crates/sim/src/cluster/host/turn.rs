@@ -171,7 +171,7 @@ impl Host {
                     let group = group.get();
                     state.disk.remove(&FileName::Snapshot { group, number });
                 }
-                Effect::Continue => self.schedule_turn(state),
+                Effect::Again | Effect::Continue => self.schedule_turn(state),
                 Effect::Note(note) => {
                     cluster.trace(|| format!("node {}: {}", node_id(self.index), note.text));
                 }
