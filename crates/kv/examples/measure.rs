@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kvorum_base::{Prng, UnixMillis};
-use kvorum_kv::{Command, Keyspace, Loader, find, read, resolve};
+use kvorum_kv::{Command, Keyspace, Loader, WARM_KEYS_MAX, find, read, resolve};
 use kvorum_resp::{ArgsBuf, OutBuf, Replies, Version};
 
 #[global_allocator]
@@ -121,7 +121,34 @@ fn main() {
             &encoded(&[b"SET", &key(number), &value[..len]]),
         );
     });
+    for warm in [false, true] {
+        groups(&mut keyspace, &value, warm);
+    }
     views(&mut keyspace, &value);
+}
+
+/// Groups of commands as they lie in an entry, with and without fetching ahead.
+fn groups(keyspace: &mut Keyspace, value: &[u8], warm: bool) {
+    const GROUPS: u32 = 50_000;
+    let mut prng = Prng::new(8);
+    let mut taken = Duration::ZERO;
+    for _ in 0..GROUPS {
+        let group: Vec<_> = (0..WARM_KEYS_MAX)
+            .map(|_| encoded(&[b"SET", &key(prng.below(KEYS)), value]))
+            .collect();
+        let group: Vec<_> = group.iter().map(|bytes| Command::decode(bytes)).collect();
+        let start = Instant::now();
+        if warm {
+            keyspace.warm(group.iter().flat_map(Command::keys));
+        }
+        for command in &group {
+            command.apply(keyspace, &mut Replies::nobody());
+        }
+        taken += start.elapsed();
+    }
+    let nanos = taken.as_nanos() / u128::from(GROUPS) / WARM_KEYS_MAX as u128;
+    let what = format!("SET, apply alone, fetched ahead: {warm}");
+    println!("{what:<40} {nanos:8} ns");
 }
 
 fn views(keyspace: &mut Keyspace, value: &[u8]) {

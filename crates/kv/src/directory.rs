@@ -42,6 +42,14 @@ pub(crate) struct Item<T> {
     pub(crate) value: T,
 }
 
+/// Where an item lies, if it is there.
+#[derive(Debug)]
+pub(crate) struct Guess<'a, T> {
+    bucket: &'a Bucket<T>,
+    depth: u8,
+    at: Position,
+}
+
 /// At most [`BUCKET_ITEMS_MAX`] items (more only if they all share one position), sorted.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket<T> {
@@ -215,6 +223,12 @@ impl<T: Clone> Directory<T> {
         walk
     }
 
+    /// Where the item at a position would lie, without looking at any item.
+    pub(crate) fn guess(&self, at: Position) -> Guess<'_, T> {
+        let (bucket, depth) = self.bucket(at);
+        Guess { bucket, depth, at }
+    }
+
     fn bucket(&self, at: Position) -> (&Bucket<T>, u8) {
         let mut node = &*self.root;
         let mut shift = u64::BITS - NODE_BITS;
@@ -242,6 +256,26 @@ fn own<'a, T: Clone>(bucket: &'a mut Arc<Bucket<T>>, copies: &mut u64) -> &'a mu
     Arc::make_mut(bucket)
 }
 
+impl<T> Guess<'_, T> {
+    /// Its position.
+    pub(crate) fn at(&self) -> Position {
+        self.at
+    }
+
+    /// Looks at the position of some item near it.
+    pub(crate) fn near(&self) -> Position {
+        let items = &self.bucket.items;
+        let place = self.bucket.interpolated(self.depth, self.at);
+        items.get(place).map_or(self.at, |item| item.position)
+    }
+
+    /// The item there, or the one behind where it would be.
+    pub(crate) fn item(&self) -> Option<&T> {
+        let place = self.bucket.first_at_least(self.depth, self.at);
+        Some(&self.bucket.items.get(place)?.value)
+    }
+}
+
 impl<T> Bucket<T> {
     pub(crate) fn items(&self) -> &[Item<T>] {
         &self.items
@@ -267,12 +301,17 @@ impl<T> Bucket<T> {
         Err(place)
     }
 
+    /// Where a position would stand if all were spread evenly.
+    fn interpolated(&self, depth: u8, at: Position) -> usize {
+        let fraction = at.0.checked_shl(u32::from(depth)).unwrap_or(0);
+        ((u128::from(fraction) * self.items.len() as u128) >> u64::BITS) as usize
+    }
+
     /// The first place whose position is not below this one. Positions within the bucket's range
     /// are about uniform, so the guess is off by half the root of the length.
     fn first_at_least(&self, depth: u8, at: Position) -> usize {
         let len = self.items.len();
-        let fraction = at.0.checked_shl(u32::from(depth)).unwrap_or(0);
-        let mut place = ((u128::from(fraction) * len as u128) >> u64::BITS) as usize;
+        let mut place = self.interpolated(depth, at);
         if place < len && self.items[place].position < at {
             for _ in 0..STEPS_MAX {
                 place += 1;

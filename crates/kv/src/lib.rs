@@ -44,6 +44,7 @@ pub mod session;
 mod slots;
 pub mod value;
 pub mod view;
+mod warm;
 
 pub use command::spec::{Keys, NodeCommand, Run, Spec};
 pub use command::{
@@ -55,3 +56,4 @@ pub use load::{LoadError, Loader};
 pub use session::{Recorded, Token};
 pub use value::{Text, Value, ValueRef};
 pub use view::{Item, KeyItem, MetaItem, SessionItem, SlotItem, View};
+pub use warm::WARM_KEYS_MAX;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kvorum_base::{Index, ReplicaId, Term};
-use kvorum_kv::{Command, Keyspace, Spec};
+use kvorum_kv::{Command, Keyspace, Spec, WARM_KEYS_MAX};
 use kvorum_raft::{Entry, Membership, Payload};
 use kvorum_resp::{Args, Replies};
 
@@ -199,13 +199,22 @@ pub(crate) fn run_commands(
     // Emptied when the deadline has answered the clients already.
     let mut waiting = pending.map_or(&[][..], |batch| &batch.replies).iter();
     let keyspace = &mut state.keyspace;
-    for command in commands {
-        shared.counters.commands_applied += 1;
-        match waiting.next() {
-            Some(to) => shared.table.reply(to.conn, to.seq, |replies| {
-                Command::decode(command).apply(keyspace, replies);
-            }),
-            None => Command::decode(command).apply(keyspace, &mut Replies::nobody()),
+    let mut commands = commands.map(Command::decode);
+    let mut group = Vec::with_capacity(WARM_KEYS_MAX);
+    loop {
+        group.extend(commands.by_ref().take(WARM_KEYS_MAX));
+        if group.is_empty() {
+            return;
+        }
+        keyspace.warm(group.iter().flat_map(Command::keys));
+        for command in group.drain(..) {
+            shared.counters.commands_applied += 1;
+            match waiting.next() {
+                Some(to) => shared.table.reply(to.conn, to.seq, |replies| {
+                    command.apply(keyspace, replies);
+                }),
+                None => command.apply(keyspace, &mut Replies::nobody()),
+            }
         }
     }
 }

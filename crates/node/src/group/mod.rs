@@ -22,6 +22,7 @@ pub(crate) mod waits;
 
 use kvorum_base::{Bug, ConnId, GroupId, Index, NodeId, ReplicaId, Term};
 use kvorum_raft::{self as raft, Entry, Persist, Raft, RoleName};
+use kvorum_resp::Args;
 
 use crate::clients::waiting::Held;
 use crate::effect::{Effect, Level};
@@ -383,12 +384,13 @@ impl Group {
             .keyspace
             .set_since_clock(since_ticks * shared.config.tick_ms);
         let state = &*state;
-        self.reads.run_ready(state.applied, |reply_to, spec, args| {
+        let run = |reply_to: ReplyTo, spec, args: Args<'_>| {
             shared.table.reply(reply_to.conn, reply_to.seq, |replies| {
                 state.read(spec, args, replies);
             });
             shared.table.read_ended(reply_to.conn);
-        });
+        };
+        self.reads.run_ready(state.applied, &state.keyspace, run);
     }
 
     /// Answers what has waited too long: a write that was proposed may have happened, a read has not.

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use kvorum_base::{ConnId, Index};
-use kvorum_kv::Spec;
+use kvorum_kv::{Keyspace, Spec, WARM_KEYS_MAX, keys_of};
 use kvorum_resp::Args;
 
 use super::batch::ReplyTo;
@@ -124,6 +124,7 @@ impl Reads {
     pub(crate) fn run_ready(
         &mut self,
         applied: Index,
+        keyspace: &Keyspace,
         mut run: impl FnMut(ReplyTo, &'static Spec, Args<'_>),
     ) {
         while self
@@ -132,8 +133,12 @@ impl Reads {
             .is_some_and(|(index, _)| *index <= applied)
         {
             let (_, round) = self.confirmed.pop_front().expect("a front");
-            for read in &round.reads {
-                run(read.reply_to, read.spec, round.args(read));
+            for group in round.reads.chunks(WARM_KEYS_MAX) {
+                let keys = |read: &'_ Read| keys_of(read.spec, round.args(read));
+                keyspace.warm(group.iter().flat_map(keys));
+                for read in group {
+                    run(read.reply_to, read.spec, round.args(read));
+                }
             }
             self.recycle(round);
         }
