@@ -7,6 +7,7 @@
 //! - [`cursor`]: reading binary formats without panics;
 //! - [`crc`]: CRC32C, with a seed;
 //! - [`slot`]: key to slot, as every Redis Cluster client computes it;
+//! - [`slots`]: sets of slots;
 //! - [`script`]: scenarios as readable text files with their expected traces (for tests).
 
 pub mod crc;
@@ -16,6 +17,7 @@ pub mod planted;
 pub mod prng;
 pub mod script;
 pub mod slot;
+pub mod slots;
 
 pub use cursor::{Malformed, Reader};
 pub use ids::{
@@ -23,3 +25,4 @@ pub use ids::{
 };
 pub use planted::{Bug, Planted};
 pub use prng::Prng;
+pub use slots::SlotSet;
