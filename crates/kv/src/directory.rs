@@ -223,6 +223,42 @@ impl<T: Clone> Directory<T> {
         walk
     }
 
+    /// A consistent view of what lies from one position to another, and of little beside it.
+    pub(crate) fn walk_range(&self, first: Position, last: Position) -> Walk<T> {
+        let mut stack = Vec::new();
+        let mut node = &*self.root;
+        let mut shift = u64::BITS - NODE_BITS;
+        loop {
+            let from = node.child_at(first, shift);
+            // Where the ends part, everything between them is taken as it is.
+            let share_child = first.0 >> shift == last.0 >> shift;
+            let to = node.child_at(last, shift);
+            if let Child::Node(next) = &node.children[from]
+                && share_child
+            {
+                node = next;
+                shift -= NODE_BITS;
+                continue;
+            }
+            let between: Vec<_> = node.children[from..=to].to_vec();
+            stack.push(between.into_iter());
+            return Walk { root: None, stack };
+        }
+    }
+
+    /// Takes out everything from one position to another; gives it, to be freed elsewhere or later.
+    pub(crate) fn take_range(&mut self, first: Position, last: Position) -> Walk<T> {
+        let mut taken = Vec::new();
+        let shift = u64::BITS - NODE_BITS;
+        let root = Arc::make_mut(&mut self.root);
+        let removed = root.take_range(0, shift, (first.0, last.0), &mut taken, &mut self.copies);
+        self.len -= removed;
+        Walk {
+            root: None,
+            stack: vec![taken.into_iter()],
+        }
+    }
+
     /// Where the item at a position would lie, without looking at any item.
     pub(crate) fn guess(&self, at: Position) -> Guess<'_, T> {
         let (bucket, depth) = self.bucket(at);
@@ -428,6 +464,65 @@ impl<T: Clone> Node<T> {
         removed
     }
 
+    /// Moves what lies between two positions, both included, to `taken`; says how many items that were.
+    /// `low` is the first position below this node.
+    fn take_range(
+        &mut self,
+        low: u64,
+        shift: u32,
+        (first, last): (u64, u64),
+        taken: &mut Vec<Child<T>>,
+        copies: &mut u64,
+    ) -> u64 {
+        let mut removed = 0;
+        for child in 0..self.children.len() {
+            let run = self.run(child);
+            let low = low | (run.start as u64) << shift;
+            let width = (run.len() as u64 - 1) << shift | ((1 << shift) - 1);
+            if low | width < first || low > last {
+                continue;
+            }
+            let is_whole = first <= low && low | width <= last;
+            let place = &mut self.children[child];
+            match place {
+                Child::Node(next) if !is_whole => {
+                    let next = Arc::make_mut(next);
+                    removed +=
+                        next.take_range(low, shift - NODE_BITS, (first, last), taken, copies);
+                    if matches!(next.children[..], [Child::Bucket { .. }])
+                        && let Some(bucket) = next.children.pop()
+                    {
+                        *place = bucket;
+                    }
+                }
+                Child::Bucket { bucket, .. } if !is_whole => {
+                    let bucket = own(bucket, copies);
+                    let from = bucket.items.partition_point(|item| item.position.0 < first);
+                    let to = bucket.items.partition_point(|item| item.position.0 <= last);
+                    let items: Vec<_> = bucket.items.drain(from..to).collect();
+                    removed += items.len() as u64;
+                    let (depth, bucket) = (0, Arc::new(Bucket { items }));
+                    taken.push(Child::Bucket { depth, bucket });
+                }
+                _ => {
+                    removed += place.count();
+                    let (depth, bucket) = (
+                        width.leading_zeros() as u8,
+                        Arc::new(Bucket { items: Vec::new() }),
+                    );
+                    taken.push(std::mem::replace(place, Child::Bucket { depth, bucket }));
+                }
+            }
+        }
+        // Joining changes the numbers of those behind, so from the last on.
+        for child in (0..self.children.len()).rev() {
+            if child < self.children.len() && matches!(self.children[child], Child::Bucket { .. }) {
+                self.maybe_join(child);
+            }
+        }
+        removed
+    }
+
     /// Joins a bucket with the other half of its range, again and again, while both are small and
     /// no view holds them.
     fn maybe_join(&mut self, mut child: usize) {
@@ -517,6 +612,15 @@ impl<T: Clone> Node<T> {
             }
         }
         counted
+    }
+}
+
+impl<T> Child<T> {
+    fn count(&self) -> u64 {
+        match self {
+            Self::Node(node) => node.children.iter().map(Self::count).sum(),
+            Self::Bucket { bucket, .. } => bucket.items.len() as u64,
+        }
     }
 }
 
@@ -709,5 +813,56 @@ mod tests {
         assert!((0..1000).all(|value: u64| {
             directory.find(Position(42), |item| item.cmp(&value)) == Some(&value)
         }));
+    }
+
+    #[test]
+    fn a_range_is_taken_out_and_the_rest_stays() {
+        for seed in 0..40 {
+            let mut prng = Prng::new(seed);
+            let mut directory = Directory::<u64>::default();
+            let mut twin = BTreeSet::new();
+            for _ in 0..prng.range(1, 20_000) {
+                let (position, value) = (draw(&mut prng), prng.below(300));
+                if twin.insert((position, value)) {
+                    put(&mut directory, position, value);
+                }
+            }
+            let view = (seed % 2 == 0).then(|| directory.walk());
+            for _ in 0..10 {
+                let one = draw(&mut prng);
+                let other = [one, one | 0xffff_ffff, draw(&mut prng)][prng.below(3) as usize];
+                let (first, last) = (one.min(other), one.max(other));
+                let within: Vec<_> = (twin.iter().copied())
+                    .filter(|(position, _)| (first..=last).contains(position))
+                    .collect();
+                let items = |mut walk: Walk<u64>| {
+                    let mut items = Vec::new();
+                    while let Some(bucket) = walk.next_bucket() {
+                        items.extend(
+                            bucket
+                                .items()
+                                .iter()
+                                .map(|item| (item.position.0, item.value)),
+                        );
+                    }
+                    items
+                };
+                let mut walked = items(directory.walk_range(Position(first), Position(last)));
+                walked.retain(|(position, _)| (first..=last).contains(position));
+                assert_eq!(walked, within);
+                assert_eq!(
+                    items(directory.take_range(Position(first), Position(last))),
+                    within
+                );
+                twin.retain(|(position, _)| !(first..=last).contains(position));
+                directory.check();
+                let left = directory.range(Position(0));
+                assert!(
+                    left.map(|item| (item.position.0, item.value))
+                        .eq(twin.iter().copied())
+                );
+            }
+            drop(view);
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use kvorum_base::planted::{Bug, Planted};
-use kvorum_base::{SessionId, Slot, UnixMillis};
+use kvorum_base::{SessionId, Slot, SlotSet, UnixMillis};
 
 use crate::deadlines::Deadlines;
 use crate::directory::{Directory, Walk};
@@ -37,8 +37,13 @@ pub struct Keyspace {
     pub(crate) keys: Directory<Entry>,
     pub(crate) rows: Directory<Arc<SessionRow>>,
     pub(crate) slots: Slots,
+    /// The slots whose keys commands see and change; what else is here is hidden.
+    pub(crate) served: Arc<SlotSet>,
+    /// How many keys are hidden: derived.
+    pub(crate) hidden_keys: u64,
+    /// Of the keys of served slots: derived.
     pub(crate) deadlines: Deadlines,
-    /// When rows end, in order: derived, as the deadlines are.
+    /// When the rows of served slots end, in order: derived, as the deadlines are.
     pub(crate) row_ends: BTreeSet<(UnixMillis, Position, SessionId)>,
     /// The largest clock of any applied entry.
     pub(crate) clock: UnixMillis,
@@ -60,7 +65,7 @@ pub struct Keyspace {
 /// What was dropped as a whole and is freed in bounded steps.
 #[derive(Debug)]
 pub struct Garbage {
-    keys: Walk<Entry>,
+    keys: Vec<Walk<Entry>>,
     deadlines: Deadlines,
 }
 
@@ -84,20 +89,29 @@ pub(crate) enum Lifetime {
 }
 
 impl Keyspace {
-    /// An empty keyspace. The secret is the cluster's: the same on every replica, and for ever.
+    /// An empty keyspace that serves all slots. The secret is the cluster's: the same on every replica,
+    /// and for ever.
     #[must_use]
     pub fn new(secret: [u8; 16]) -> Self {
+        Self::serving(secret, SlotSet::all(), SessionId(1))
+    }
+
+    /// An empty keyspace that serves these slots and numbers its sessions from here on.
+    #[must_use]
+    pub fn serving(secret: [u8; 16], served: SlotSet, next_session: SessionId) -> Self {
         Self {
             locator: Locator::new(secret),
             keys: Directory::default(),
             rows: Directory::default(),
             slots: Slots::new(),
+            served: Arc::new(served),
+            hidden_keys: 0,
             deadlines: Deadlines::default(),
             row_ends: BTreeSet::new(),
             clock: UnixMillis::ZERO,
             since_clock: 0,
             level: 1,
-            next_session: SessionId(1),
+            next_session,
             open_sessions: Arc::default(),
             key_bytes: 0,
             row_bytes: 0,
@@ -113,13 +127,13 @@ impl Keyspace {
         self.planted = planted;
     }
 
-    /// How many keys there are, expired ones not counted.
+    /// How many keys there are in served slots, expired ones not counted.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.keys.len() - self.deadlines.passed(self.expiry_clock())
+        self.keys.len() - self.hidden_keys - self.deadlines.passed(self.expiry_clock())
     }
 
-    /// Whether there is no key.
+    /// Whether there is no such key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -211,6 +225,8 @@ impl Keyspace {
             .open_sessions
             .iter()
             .map(|(end, count)| hash::numbers([2, end.get(), *count]));
+        let served = (self.served.runs())
+            .map(|(first, last)| hash::numbers([4, u64::from(first), u64::from(last)]));
         let slots = self.slots.touched_from(0).map(|(slot, state)| {
             let contents = state.keys_hash.wrapping_add(state.rows_hash);
             hash::numbers([
@@ -221,7 +237,10 @@ impl Keyspace {
                 contents,
             ])
         });
-        sessions.chain(slots).fold(head, u64::wrapping_add)
+        sessions
+            .chain(served)
+            .chain(slots)
+            .fold(head, u64::wrapping_add)
     }
 
     pub(crate) fn locate<'a>(&self, key: &'a [u8]) -> Located<'a> {
@@ -312,8 +331,12 @@ impl Keyspace {
         let Some(entry) = self.keys.remove(at.position, order) else {
             return false;
         };
-        self.deadlines.change(at.position, entry.deadline(), None);
         let slot = at.position.slot();
+        if self.served.contains(slot) {
+            self.deadlines.change(at.position, entry.deadline(), None);
+        } else {
+            self.hidden_keys -= 1;
+        }
         self.weigh(slot, entry.weight(), Weight::default());
         let state = self.slots.get_mut(slot);
         state.version += 1;
@@ -322,22 +345,22 @@ impl Keyspace {
         true
     }
 
-    /// Removes all keys. O(slots); what they held is freed later, in bounded steps or elsewhere.
+    /// Removes all keys of served slots. O(slots); what they held is freed later, in bounded steps or
+    /// elsewhere.
     pub(crate) fn clear(&mut self) {
         // One entry may hold a hundred thousand of these: each frees what little the one before it left.
         self.free_garbage();
-        if self.keys.len() > 0 {
-            self.garbage.push(Garbage {
-                keys: self.keys.take(),
-                deadlines: std::mem::take(&mut self.deadlines),
-            });
-        }
-        let held: Vec<Slot> = self
-            .slots
-            .touched_from(0)
-            .filter(|(_, state)| state.keys > 0)
+        let held: Vec<Slot> = (self.slots.touched_from(0))
+            .filter(|(slot, state)| state.keys > 0 && self.served.contains(*slot))
             .map(|(slot, _)| slot)
             .collect();
+        let keys: Vec<Walk<Entry>> = match self.hidden_keys {
+            0 if held.is_empty() => Vec::new(),
+            0 => vec![self.keys.take()],
+            _ => held.iter().map(|slot| self.take_keys(*slot)).collect(),
+        };
+        let deadlines = std::mem::take(&mut self.deadlines);
+        self.throw_away(keys, deadlines);
         for slot in held {
             let state = self.slots.get_mut(slot);
             state.version += 1;
@@ -346,6 +369,19 @@ impl Keyspace {
             state.keys = 0;
             state.bytes = 0;
             state.keys_hash = 0;
+        }
+    }
+
+    /// Takes the keys of one slot out of the directory, and does nothing else.
+    pub(crate) fn take_keys(&mut self, slot: Slot) -> Walk<Entry> {
+        let (first, last) = Position::range_of(slot);
+        self.keys.take_range(first, last)
+    }
+
+    /// Leaves these as garbage.
+    pub(crate) fn throw_away(&mut self, keys: Vec<Walk<Entry>>, deadlines: Deadlines) {
+        if !keys.is_empty() {
+            self.garbage.push(Garbage { keys, deadlines });
         }
     }
 
@@ -374,7 +410,11 @@ impl Keyspace {
             return false;
         }
         let slot = at.position.slot();
-        self.deadlines.change(at.position, None, deadline);
+        if self.served.contains(slot) {
+            self.deadlines.change(at.position, None, deadline);
+        } else {
+            self.hidden_keys += 1;
+        }
         self.weigh(slot, Weight::default(), weight);
         self.slots.get_mut(slot).keys += 1;
         true
@@ -419,6 +459,7 @@ impl Keyspace {
         self.rows.check();
         let mut again = Slots::new();
         let mut deadlines = Deadlines::default();
+        let mut hidden_keys = 0;
         for item in self.keys.range(Position(0)) {
             let entry = &item.value;
             assert_eq!(self.locator.key(entry.key()).position, item.position);
@@ -429,23 +470,30 @@ impl Keyspace {
             state.keys_hash = state.keys_hash.wrapping_add(weight.hash);
             let version = self.slots.get(item.position.slot()).version;
             assert!(entry.version() <= version, "a key is newer than its slot");
-            deadlines.change(item.position, None, entry.deadline());
+            if self.served.contains(item.position.slot()) {
+                deadlines.change(item.position, None, entry.deadline());
+            } else {
+                hidden_keys += 1;
+            }
         }
-        let mut row_bytes = 0;
+        assert_eq!(hidden_keys, self.hidden_keys);
+        let (mut row_bytes, mut served_rows) = (0, 0);
         for item in self.rows.range(Position(0)) {
             let (row, slot) = (&item.value, item.position.slot());
             assert!(row.is_valid(), "{row:?}");
-            assert!(
-                self.row_ends
-                    .contains(&(row.end, item.position, row.session))
-            );
+            let served = self.served.contains(slot);
+            served_rows += usize::from(served);
+            let has_end = self
+                .row_ends
+                .contains(&(row.end, item.position, row.session));
+            assert_eq!(has_end, served, "the end of a row of slot {slot}");
             let weight = row.weight(slot);
             row_bytes += weight.bytes;
             let state = again.get_mut(slot);
             state.rows += 1;
             state.rows_hash = state.rows_hash.wrapping_add(weight.hash);
         }
-        assert_eq!(self.row_ends.len() as u64, self.rows.len());
+        assert_eq!(self.row_ends.len(), served_rows);
         assert_eq!(deadlines, self.deadlines);
         for slot in (0..kvorum_base::slot::SLOT_COUNT).map(Slot) {
             let kept = *self.slots.get(slot);
@@ -462,8 +510,16 @@ impl Keyspace {
 impl Garbage {
     /// Frees some of it; false once nothing is left.
     pub(crate) fn free(&mut self, buckets: usize) -> bool {
-        let more_keys = (0..buckets).all(|_| self.keys.next_bucket().is_some());
+        let mut left = buckets;
+        while left > 0
+            && let Some(walk) = self.keys.last_mut()
+        {
+            if walk.next_bucket().is_none() {
+                self.keys.pop();
+            }
+            left -= 1;
+        }
         self.deadlines.discard(buckets * 256);
-        more_keys || !self.deadlines.is_empty()
+        !self.keys.is_empty() || !self.deadlines.is_empty()
     }
 }

@@ -40,13 +40,15 @@ pub mod limits;
 mod load;
 mod position;
 mod rows;
+mod serving;
 pub mod session;
 mod slots;
 pub mod value;
 pub mod view;
 mod warm;
 
-pub use command::spec::{Keys, NodeCommand, Run, Spec};
+pub use command::scan::{cursor_of, first_cursor_of, scan_within};
+pub use command::spec::{Keys, NodeCommand, Run, Spec, Spread};
 pub use command::{
     Command, CrossSlot, Refusal, apply, find, keys_of, keys_of_encoded, printed, read, resolve,
     slot_of_keys,

@@ -85,6 +85,7 @@ impl Loader {
             level,
             next_session,
             open_sessions,
+            served,
         } = meta;
         if std::mem::replace(&mut self.has_meta, true) {
             return refuse("two meta items");
@@ -97,6 +98,7 @@ impl Loader {
         self.keyspace.level = *level;
         self.keyspace.next_session = *next_session;
         self.keyspace.open_sessions = Arc::new(ends);
+        self.keyspace.served = Arc::clone(served);
         Ok(())
     }
 

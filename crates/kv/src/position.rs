@@ -23,6 +23,12 @@ impl Position {
         Self(u64::from(slot.get()) << HASH_BITS)
     }
 
+    /// The first and the last position of a slot.
+    pub(crate) fn range_of(slot: Slot) -> (Self, Self) {
+        let first = Self::first_of(slot);
+        (first, Self(first.0 | ((1 << HASH_BITS) - 1)))
+    }
+
     /// The slot that it lies in.
     pub(crate) fn slot(self) -> Slot {
         Slot((self.0 >> HASH_BITS) as u16)

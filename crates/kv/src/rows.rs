@@ -122,7 +122,9 @@ impl Keyspace {
         let at = self.row_position(slot, session);
         self.weigh_row(slot, Weight::default(), row.weight(slot));
         self.slots.get_mut(slot).rows += 1;
-        self.row_ends.insert((end, at, session));
+        if self.served.contains(slot) {
+            self.row_ends.insert((end, at, session));
+        }
         let order = |other: &Arc<SessionRow>| other.session.cmp(&session);
         let is_new = self.rows.insert(at, Arc::new(row), order);
         assert!(is_new, "session {session} has a row in slot {slot} already");

@@ -73,6 +73,13 @@ impl Slots {
         &mut Arc::make_mut(page)[place]
     }
 
+    /// Forgets a slot: as if it had never changed.
+    pub(crate) fn reset(&mut self, slot: Slot) {
+        if self.get(slot) != &UNTOUCHED {
+            *self.get_mut(slot) = UNTOUCHED;
+        }
+    }
+
     /// The slots that ever changed, from one on, in order.
     pub(crate) fn touched_from(&self, from: u16) -> impl Iterator<Item = (Slot, &SlotState)> {
         let first_page = usize::from(from) / PAGE_SLOTS;

@@ -9,14 +9,17 @@
 //! Everything that apply can see is among the items; whatever is not (deadline index, order of
 //! removal, sums) is derived again by [`Loader`](crate::Loader).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kvorum_base::planted::{Bug, Planted};
-use kvorum_base::{SessionId, Slot, UnixMillis};
+use kvorum_base::slot::SLOT_COUNT;
+use kvorum_base::{SessionId, Slot, SlotSet, UnixMillis};
 
 use crate::directory::{Bucket, Walk};
 use crate::entry::Entry;
 use crate::keyspace::Keyspace;
+use crate::position::Position;
 use crate::session::{Recorded, SessionRow};
 use crate::slots::{SlotState, Slots};
 use crate::value::ValueRef;
@@ -46,6 +49,8 @@ pub struct MetaItem {
     pub next_session: SessionId,
     /// How many sessions end when, in order.
     pub open_sessions: Vec<(UnixMillis, u64)>,
+    /// The slots whose keys commands see; what else follows is hidden.
+    pub served: Arc<SlotSet>,
 }
 
 /// What is kept for a slot. Counts and hash are what its sessions and keys come to: checked when they
@@ -98,28 +103,39 @@ pub struct View {
     meta: MetaItem,
     meta_is_due: bool,
     slots: Slots,
-    /// The next slot to look for.
-    next_slot: u32,
+    /// The stretches of slots that are still to be passed, the present one first.
+    stretches: VecDeque<Stretch>,
     /// What of the current slot is still to come.
     sessions_due: u64,
     keys_due: u64,
+    planted: Planted,
+}
+
+/// Slots in a row, and what is in them.
+#[derive(Debug)]
+struct Stretch {
+    /// The next slot to look for.
+    next_slot: u16,
+    last_slot: u16,
     rows: Passage<Arc<SessionRow>>,
     keys: Passage<Entry>,
-    planted: Planted,
 }
 
 /// A walk with a place in its current bucket.
 #[derive(Debug)]
 struct Passage<T> {
     walk: Walk<T>,
+    from: Position,
     bucket: Option<Arc<Bucket<T>>>,
     next: usize,
 }
 
 impl<T: Clone> Passage<T> {
-    fn new(walk: Walk<T>) -> Self {
+    /// A walk whose first items may lie before `from`; those are passed over.
+    fn new(walk: Walk<T>, from: Position) -> Self {
         Self {
             walk,
+            from,
             bucket: None,
             next: 0,
         }
@@ -136,7 +152,10 @@ impl<T: Clone> Passage<T> {
                 break;
             }
             self.bucket = self.walk.next_bucket();
-            self.next = 0;
+            self.next = self.bucket.as_ref().map_or(0, |bucket| {
+                let items = bucket.items();
+                items.partition_point(|item| item.position < self.from)
+            });
             assert!(self.bucket.is_some(), "a slot counts more than there is");
         }
         let Some(bucket) = &self.bucket else {
@@ -159,6 +178,8 @@ impl Keyspace {
             keys,
             rows,
             slots,
+            served,
+            hidden_keys: _,
             deadlines: _,
             row_ends: _,
             clock,
@@ -180,15 +201,50 @@ impl Keyspace {
                 level: *level,
                 next_session: *next_session,
                 open_sessions: ends.collect(),
+                served: Arc::clone(served),
             },
             meta_is_due: true,
             slots: slots.clone(),
-            next_slot: 0,
+            stretches: VecDeque::from([Stretch {
+                next_slot: 0,
+                last_slot: SLOT_COUNT - 1,
+                rows: Passage::new(rows.walk(), Position(0)),
+                keys: Passage::new(keys.walk(), Position(0)),
+            }]),
             sessions_due: 0,
             keys_due: 0,
-            rows: Passage::new(rows.walk()),
-            keys: Passage::new(keys.walk()),
             planted: *planted,
+        }
+    }
+
+    /// Takes a view of some slots and of nothing else. It holds little beside them, so that writes to
+    /// other slots copy nothing for it.
+    #[must_use]
+    pub fn view_of(&self, slots: &SlotSet) -> View {
+        let stretch = |(first, last): (u16, u16)| {
+            let (from, _) = Position::range_of(Slot(first));
+            let (_, to) = Position::range_of(Slot(last));
+            Stretch {
+                next_slot: first,
+                last_slot: last,
+                rows: Passage::new(self.rows.walk_range(from, to), from),
+                keys: Passage::new(self.keys.walk_range(from, to), from),
+            }
+        };
+        View {
+            meta: MetaItem {
+                clock: self.clock,
+                level: self.level,
+                next_session: self.next_session,
+                open_sessions: Vec::new(),
+                served: Arc::clone(&self.served),
+            },
+            meta_is_due: false,
+            slots: self.slots.clone(),
+            stretches: slots.runs().map(stretch).collect(),
+            sessions_due: 0,
+            keys_due: 0,
+            planted: self.planted,
         }
     }
 }
@@ -208,15 +264,29 @@ impl View {
         }
         if self.sessions_due > 0 {
             self.sessions_due -= 1;
-            return Some(Item::Session(session_item(self.rows.advance())));
+            let stretch = self.stretches.front_mut()?;
+            return Some(Item::Session(session_item(stretch.rows.advance())));
         }
         if self.keys_due > 0 {
             self.keys_due -= 1;
-            return Some(Item::Key(key_item(self.keys.advance())));
+            let stretch = self.stretches.front_mut()?;
+            return Some(Item::Key(key_item(stretch.keys.advance())));
         }
-        let from = u16::try_from(self.next_slot).ok()?;
-        let (slot, state) = self.slots.touched_from(from).next()?;
-        self.next_slot = u32::from(slot.get()) + 1;
+        let (slot, state) = loop {
+            let stretch = self.stretches.front_mut()?;
+            let mut slots = self.slots.touched_from(stretch.next_slot);
+            match slots
+                .next()
+                .filter(|(slot, _)| slot.get() <= stretch.last_slot)
+            {
+                Some((slot, state)) => {
+                    // Behind the last slot nothing is touched.
+                    stretch.next_slot = slot.get() + 1;
+                    break (slot, state);
+                }
+                None => drop(self.stretches.pop_front()),
+            }
+        };
         let mut item = slot_item(slot, state);
         if self.planted.has(Bug::SessionsNotInSnapshot) {
             item.sessions = 0;

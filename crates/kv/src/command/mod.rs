@@ -16,7 +16,7 @@ mod expiry;
 mod introspect;
 mod keys;
 mod refusal;
-mod scan;
+pub(crate) mod scan;
 mod session;
 pub mod spec;
 mod strings;

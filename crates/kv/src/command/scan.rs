@@ -3,9 +3,14 @@
 //! The cursor is the position to go on from, the same on every replica and owner, so it outlives
 //! splits of buckets, failovers and moves. Keys that are there all the time come out exactly once;
 //! those of one position come out together, since no cursor points between them.
+//!
+//! A node serves stretches of slots, of several shards: whoever sends a walk from one to the next appends
+//! `KVORUM.WITHIN <last slot> <cursor>`: how far it may go here, and what it goes on with.
 
+use kvorum_base::Slot;
+use kvorum_base::slot::SLOT_COUNT;
 use kvorum_resp::number::parse_integer;
-use kvorum_resp::{Args, Replies};
+use kvorum_resp::{Args, ArgsBuf, Replies};
 
 use crate::command::refusal::{INVALID_CURSOR, NOT_AN_INTEGER, Refusal, SYNTAX};
 use crate::command::spec::{Categories, Group, Spec};
@@ -36,6 +41,41 @@ struct Request<'a> {
     pattern: Option<&'a [u8]>,
     count: u64,
     type_name: Option<&'a [u8]>,
+    /// The last position to look at.
+    until: Position,
+    /// The cursor for what comes after it.
+    beyond: u64,
+}
+
+/// The name of the option that bounds a walk.
+const WITHIN: &[u8] = b"kvorum.within";
+
+/// The cursor of a walk and the slot that it points into; `None` if it is no cursor.
+#[must_use]
+pub fn cursor_of(args: Args<'_>) -> Option<(u64, Slot)> {
+    let digits = std::str::from_utf8(args.get(1)).ok()?;
+    let cursor = digits.parse().ok()?;
+    Some((cursor, Position(cursor).slot()))
+}
+
+/// The first cursor that points into a slot.
+#[must_use]
+pub fn first_cursor_of(slot: Slot) -> u64 {
+    Position::first_of(slot).0
+}
+
+/// The same walk from this cursor on, and up to the last position of a slot. After that comes `beyond`.
+#[must_use]
+pub fn scan_within(args: Args<'_>, cursor: u64, last: Slot, beyond: u64) -> ArgsBuf {
+    // Options stand in pairs; this one is the last, and has two values.
+    let at = args.len().saturating_sub(3);
+    let is_bounded = at >= 2 && at.is_multiple_of(2) && args.get(at).eq_ignore_ascii_case(WITHIN);
+    let options = if is_bounded { at } else { args.len() };
+    let (cursor, last, beyond) = (cursor.to_string(), last.to_string(), beyond.to_string());
+    let mut bounded = vec![args.get(0), cursor.as_bytes()];
+    bounded.extend(args.iter().take(options).skip(2));
+    bounded.extend([WITHIN, last.as_bytes(), beyond.as_bytes()]);
+    bounded.iter().collect()
 }
 
 impl<'a> Request<'a> {
@@ -49,6 +89,8 @@ impl<'a> Request<'a> {
             pattern: None,
             count: COUNT_DEFAULT,
             type_name: None,
+            until: Position(u64::MAX),
+            beyond: 0,
         };
         let mut rest = args.iter().skip(2);
         while let Some(word) = rest.next() {
@@ -63,6 +105,13 @@ impl<'a> Request<'a> {
                 request.count = (count as u64).min(SCAN_COUNT_MAX);
             } else if word.eq_ignore_ascii_case(b"type") {
                 request.type_name = Some(value);
+            } else if word.eq_ignore_ascii_case(WITHIN) {
+                let slot = parse_integer(value).and_then(|slot| u16::try_from(slot).ok());
+                let slot = slot.filter(|slot| *slot < SLOT_COUNT).ok_or(SYNTAX)?;
+                request.until = Position::range_of(Slot(slot)).1;
+                let beyond = rest.next().and_then(|text| std::str::from_utf8(text).ok());
+                let beyond = beyond.and_then(|digits| digits.parse().ok());
+                request.beyond = beyond.ok_or(INVALID_CURSOR)?;
             } else {
                 return Err(SYNTAX);
             }
@@ -77,15 +126,19 @@ fn scan(keyspace: &Keyspace, args: Args<'_>, replies: &mut Replies<'_>) {
         Err(refusal) => return refusal.reply(replies),
     };
     let mut keys: Vec<&[u8]> = Vec::new();
-    let (mut looked_at, mut last, mut next) = (0, request.from, 0);
+    let (mut looked_at, mut last, mut next) = (0, request.from, request.beyond);
     for item in keyspace.keys.range(request.from) {
+        if item.position > request.until {
+            break;
+        }
         if looked_at >= request.count && item.position != last {
             next = item.position.0;
             break;
         }
         (looked_at, last) = (looked_at + 1, item.position);
         let entry = &item.value;
-        let is_wanted = !keyspace.is_expired(entry)
+        let is_wanted = keyspace.served().contains(item.position.slot())
+            && !keyspace.is_expired(entry)
             && request.type_name.is_none_or(|name| {
                 entry
                     .value()

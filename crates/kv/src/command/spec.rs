@@ -137,6 +137,21 @@ pub enum Keys {
     },
 }
 
+/// How a command without keys concerns several shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spread {
+    /// Any one of them answers for all.
+    One,
+    /// All are asked, and their numbers are added.
+    Sum,
+    /// All are asked, and the least number counts.
+    Least,
+    /// All are asked, and all must have done it.
+    All,
+    /// It walks from one to the next, call by call.
+    Walk,
+}
+
 /// Which page of the manual.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Group {
@@ -287,6 +302,23 @@ pub(super) const KEYS_AND_VALUES: Keys = Keys::Range {
 };
 
 impl Spec {
+    /// How it concerns several shards if it has no keys: what its tips tell proxies.
+    #[must_use]
+    pub fn spread(&self) -> Spread {
+        let says = |tip: &str| self.tips.contains(&tip);
+        if says("request_policy:special") {
+            Spread::Walk
+        } else if !says("request_policy:all_shards") {
+            Spread::One
+        } else if says("response_policy:agg_sum") {
+            Spread::Sum
+        } else if says("response_policy:agg_min") {
+            Spread::Least
+        } else {
+            Spread::All
+        }
+    }
+
     const fn new(name: &'static str, arity: i32, flags: Flags, run: Run) -> Self {
         Self {
             name,
