@@ -13,11 +13,15 @@ use clap::Args;
 use kvorum_server::config::{HTTP_PORT_OFFSET, PEER_PORT_OFFSET, REPLICA_PORT_OFFSET};
 use kvorum_server::control::client::get;
 use kvorum_server::control::status::ProcessStatus;
-use kvorum_server::identity::Manifest;
+use kvorum_server::identity::{Manifest, Plan, Shape};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ctl::init::make_cluster;
 
+/// Shards of a new cluster: with three nodes each is primary of one.
+const SHARDS_DEFAULT: u16 = 3;
+/// Replicas of a shard, where there are as many nodes: one may be lost without being missed.
+pub(crate) const REPLICAS_DEFAULT: u16 = 3;
 /// How long the nodes may take to answer at all.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// How long until there is a primary; loading a large directory takes its time.
@@ -34,10 +38,10 @@ pub(crate) struct Options {
     /// Nodes, each its own process
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=49))]
     nodes: u16,
-    /// Shards; this version can only make one
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    shards: u16,
-    /// Replicas of each shard; in this version as many as there are nodes [default: --nodes]
+    /// Shards of a new cluster [default: 3]
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    /// Replicas of each shard, each on another node [default: 3, or as many as there are nodes]
     #[arg(long, value_name = "N")]
     replicas: Option<u16>,
     /// Directory for everything: data in DIR/node-<i>, log lines in DIR/node-<i>.log
@@ -50,6 +54,30 @@ pub(crate) struct Options {
     /// Start a node again when it dies
     #[arg(long)]
     supervise: bool,
+}
+
+impl Options {
+    fn shape(&self) -> Shape {
+        Shape {
+            shards: self.shards.unwrap_or(SHARDS_DEFAULT),
+            replicas: self.replicas.unwrap_or(self.nodes.min(REPLICAS_DEFAULT)),
+        }
+    }
+
+    /// What a directory was made with and these options say differently.
+    fn contradicts(&self, plan: &Plan) -> Option<String> {
+        let shards = plan.shards.len();
+        let replicas = plan.shards.first().map_or(0, |shard| shard.replicas.len());
+        if self
+            .shards
+            .is_some_and(|asked| usize::from(asked) != shards)
+        {
+            return Some(format!("{shards} shards: start it without --shards"));
+        }
+        let other = |asked: u16| usize::from(asked) != replicas;
+        (self.replicas.is_some_and(other))
+            .then(|| format!("{replicas} replicas of each shard: start it without --replicas"))
+    }
 }
 
 /// One node's process.
@@ -97,21 +125,7 @@ async fn asked_to_stop() {
 
 /// What can be refused before anything is started.
 fn check(options: &Options) -> Result<(), String> {
-    if options.shards != 1 {
-        return Err(format!(
-            "--shards {}: this version can make one shard only. Use --shards 1",
-            options.shards
-        ));
-    }
-    if options
-        .replicas
-        .is_some_and(|replicas| replicas != options.nodes)
-    {
-        return Err(format!(
-            "--replicas must be {} here: in this version every node has a replica of the one shard",
-            options.nodes
-        ));
-    }
+    options.shape().check(usize::from(options.nodes))?;
     if options
         .port
         .checked_add(HTTP_PORT_OFFSET + options.nodes)
@@ -143,6 +157,12 @@ fn check(options: &Options) -> Result<(), String> {
         if made_with != usize::from(options.nodes) {
             return Err(format!(
                 "{} holds a cluster of {made_with} nodes: start it with --nodes {made_with}",
+                options.dir.display()
+            ));
+        }
+        if let Some(text) = options.contradicts(&manifest.plan) {
+            return Err(format!(
+                "{} holds a cluster with {text}",
                 options.dir.display()
             ));
         }
@@ -203,7 +223,7 @@ impl Cluster {
         self.wait_for_answers().await?;
         let http: Vec<String> = self.nodes.iter().map(Node::http).collect();
         // One machine, and the nodes answer at once: this does not hold the loop for long.
-        make_cluster(&http, None)?;
+        make_cluster(&http, self.options.shape(), None)?;
         self.wait_until_ready().await?;
         println!("ready");
         println!(

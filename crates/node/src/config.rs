@@ -1,8 +1,9 @@
 //! What a node is told at its start.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use kvorum_base::{ClusterId, GroupId, NodeId, Planted, ReplicaId};
+use kvorum_base::{ClusterId, GroupId, NodeId, Planted, ReplicaId, SlotSet};
 
 /// Everything that a node is told at its start. Times are in ticks.
 #[derive(Clone, Debug)]
@@ -71,10 +72,13 @@ pub struct Member {
 pub struct GroupSpec {
     /// The group.
     pub group: GroupId,
-    /// The first and the last of the slots that it serves.
-    pub slots: (u16, u16),
+    /// The slots that it serves from its beginning on.
+    pub slots: Arc<SlotSet>,
     /// Its replicas and where they live.
     pub replicas: BTreeMap<ReplicaId, NodeId>,
+    /// Where its primary should be when all are well, so that primaries are spread evenly; `None` if it
+    /// does not matter.
+    pub preferred: Option<NodeId>,
 }
 
 impl GroupSpec {

@@ -24,6 +24,7 @@ pub mod limits;
 pub mod log;
 mod node;
 mod peers;
+mod places;
 mod shared;
 pub mod start;
 pub mod status;

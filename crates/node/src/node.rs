@@ -5,6 +5,8 @@
 //! it gets without new events; the log becomes one batch, the messages one frame for each peer and link,
 //! the replies one output for each connection.
 
+use std::sync::Arc;
+
 use kvorum_base::{ConnId, GroupId, NodeId, Prng, Slot, UnixMillis};
 use kvorum_kv::Keyspace;
 use kvorum_resp::{OutBuf, Scratch};
@@ -16,6 +18,7 @@ use crate::event::{Control, Event};
 use crate::group::Group;
 use crate::limits::{ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, ENTRY_OVERHEAD_BYTES, FAREWELL_TICKS};
 use crate::log::{BatchSeq, Durable, Log};
+use crate::places::Places;
 use crate::shared::Shared;
 use crate::status::{Process, Status};
 
@@ -25,6 +28,7 @@ pub struct Node {
     pub(crate) shared: Shared,
     /// In the order of their ids.
     pub(crate) groups: Vec<Group>,
+    pub(crate) places: Places,
     /// Why this node is out of service for good, if it is.
     pub(crate) lost: Option<String>,
     /// It hands over in order to end; since when.
@@ -57,6 +61,7 @@ impl Node {
         Self {
             shared,
             groups,
+            places: Places::default(),
             lost: None,
             stopping: None,
             farewell_since: None,
@@ -217,6 +222,9 @@ impl Node {
     fn tick(&mut self, effects: &mut Vec<Effect>) {
         self.shared.now_tick += 1;
         self.shared.table.set_now(self.shared.now_tick);
+        let states = self.groups.iter().filter_map(|group| group.state.as_ref());
+        let used = states.map(|state| state.keyspace.logical_bytes()).sum();
+        self.shared.peers.set_memory_used(used);
         let ticks_per_second = (1000 / self.shared.config.tick_ms).max(1);
         if self.shared.now_tick.is_multiple_of(ticks_per_second) {
             self.every_second();
@@ -257,6 +265,11 @@ impl Node {
         }
         self.shared.log.ask_again();
         self.watch_clock();
+        for group in self.groups.iter().filter(|group| group.leading()) {
+            let members: Vec<_> = group.raft.membership().nodes.values().copied().collect();
+            let term = group.raft.term();
+            self.shared.peers.announce(group.id, term, &members);
+        }
     }
 
     /// A disk that does not answer for an election timeout makes this node a bad leader: it would
@@ -421,6 +434,8 @@ impl Node {
                     group.end_of_turn(&mut self.shared, effects);
                 }
             }
+            self.answer_gathered();
+            self.places.update(&self.groups);
         }
         self.seal(effects);
         if std::mem::take(&mut self.shared.more_to_do) {
@@ -443,25 +458,53 @@ impl Node {
         }
     }
 
-    /// The face's facts on each shard that has a replica here.
+    /// The face's facts on each shard: the own groups know best, of the others there are hints.
     pub(crate) fn shard_facts(&self) -> Vec<ShardFacts> {
-        self.groups
-            .iter()
-            .map(|group| ShardFacts {
-                group: group.id,
-                slots: group.slots,
-                primary: group.primary().or(group.primary_hint),
-                primary_known: group.primary().is_some(),
-                applied: group.state.as_ref().map_or(0, |state| state.applied.get()),
-                term: group.raft.term().get(),
-            })
-            .collect()
+        let here = self.groups.iter().map(|group| ShardFacts {
+            group: group.id,
+            slots: Arc::clone(group.served()),
+            primary: group.primary().or(group.primary_hint),
+            primary_known: group.primary().is_some(),
+            applied: group.state.as_ref().map_or(0, |state| state.applied.get()),
+            term: group.raft.term().get(),
+        });
+        let specs = self.shared.config.groups.iter();
+        let elsewhere = specs
+            .filter(|spec| !self.has_group(spec.group))
+            .map(|spec| {
+                let hint = self.shared.peers.primary_of(spec.group);
+                let member = spec.replicas.values().next().copied();
+                ShardFacts {
+                    group: spec.group,
+                    slots: Arc::clone(&spec.slots),
+                    primary: hint.map(|(_, node)| node).or(member),
+                    primary_known: hint.is_some(),
+                    applied: 0,
+                    term: hint.map_or(0, |(term, _)| term.get()),
+                }
+            });
+        let mut facts: Vec<_> = here.chain(elsewhere).collect();
+        facts.sort_by_key(|shard| shard.group);
+        facts
+    }
+
+    fn has_group(&self, id: GroupId) -> bool {
+        self.groups.iter().any(|group| group.id == id)
+    }
+
+    /// The node to ask about a slot that no group here serves.
+    pub(crate) fn primary_elsewhere(&self, slot: Slot) -> Option<NodeId> {
+        let specs = self.shared.config.groups.iter();
+        let mut elsewhere = specs.filter(|spec| !self.has_group(spec.group));
+        let spec = elsewhere.find(|spec| spec.slots.contains(slot))?;
+        let hint = self.shared.peers.primary_of(spec.group);
+        let member = || spec.replicas.values().next().copied();
+        hint.map(|(_, node)| node).or_else(member)
     }
 
     /// The state of the group that has a slot here.
     pub(crate) fn keyspace_of(&self, slot: Slot) -> Option<&Keyspace> {
-        let has = |group: &&Group| (group.slots.0..=group.slots.1).contains(&slot.get());
-        let state = self.groups.iter().find(has)?.state.as_ref()?;
+        let state = self.groups[self.places.group_of(slot)?].state.as_ref()?;
         Some(&state.keyspace)
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kvorum_base::{GroupId, Index, NodeId, ReplicaId, UnixMillis};
+use kvorum_base::{GroupId, Index, NodeId, ReplicaId, Term, UnixMillis};
 use kvorum_raft::{Body, Entry, Message};
 
 use crate::config::Config;
@@ -26,6 +26,7 @@ struct Peer {
     bulk: Vec<PeerMessage>,
     /// Its memory limit, once heard; 0 for none.
     memory_limit: u64,
+    memory_used: u64,
     /// The highest level that it can apply, once heard.
     level: Option<u16>,
     lost: bool,
@@ -37,6 +38,8 @@ pub(crate) struct Peers {
     own: NodeId,
     peers: BTreeMap<NodeId, Peer>,
     header: PeerHeader,
+    /// Who leads a group, by the highest term heard of. Never used for a decision.
+    primaries: BTreeMap<GroupId, (Term, NodeId)>,
     pub(crate) frames_sent: u64,
 }
 
@@ -50,8 +53,10 @@ impl Peers {
                 level: LEVEL_MAX,
                 wall: UnixMillis::ZERO,
                 memory_limit: config.memory_bytes_max.unwrap_or(0),
+                memory_used: 0,
                 incarnation,
             },
+            primaries: BTreeMap::new(),
             frames_sent: 0,
         }
     }
@@ -175,14 +180,36 @@ impl Peers {
     fn heard(&mut self, node: NodeId, header: &PeerHeader) {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.memory_limit = header.memory_limit;
+            peer.memory_used = header.memory_used;
             peer.level = Some(header.level);
         }
     }
 
-    /// The memory limit of a node, if it has one and was heard.
-    pub(crate) fn memory_bytes_max(&self, node: NodeId) -> Option<u64> {
-        let limit = self.peers.get(&node)?.memory_limit;
-        (limit > 0).then_some(limit)
+    /// How much the groups of this node hold, to be told to the others.
+    pub(crate) fn set_memory_used(&mut self, bytes: u64) {
+        self.header.memory_used = bytes;
+    }
+
+    /// Whether a node has as much as it may have, as far as was heard.
+    pub(crate) fn is_full(&self, node: NodeId) -> bool {
+        let (limit, used) = match self.peers.get(&node) {
+            Some(peer) => (peer.memory_limit, peer.memory_used),
+            None => (self.header.memory_limit, self.header.memory_used),
+        };
+        limit > 0 && used >= limit
+    }
+
+    /// Tells all nodes but these that this one leads the group.
+    pub(crate) fn announce(&mut self, group: GroupId, term: Term, members: &[NodeId]) {
+        let others: Vec<NodeId> = self.peers.keys().copied().collect();
+        for node in others.into_iter().filter(|node| !members.contains(node)) {
+            self.push(node, Link::Bulk, PeerMessage::Leads { group, term });
+        }
+    }
+
+    /// The last node that said that it leads the group, and the term.
+    pub(crate) fn primary_of(&self, group: GroupId) -> Option<(Term, NodeId)> {
+        self.primaries.get(&group).copied()
     }
 
     /// The highest level that all of these nodes can apply; `None` while one was not heard.
@@ -293,6 +320,11 @@ impl Node {
                 if let Some(at) = self.position_of_member(group, replica, from) {
                     self.groups[at].state_asked(replica);
                 }
+            }
+            PeerMessage::Leads { group, term } => {
+                let primaries = &mut self.shared.peers.primaries;
+                let known = primaries.entry(group).or_insert((term, from));
+                *known = (*known).max((term, from));
             }
             PeerMessage::Diverged {
                 group,

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kvorum_base::{Bug, GroupId, Index, ReplicaId, Term};
+use kvorum_base::{Bug, GroupId, Index, ReplicaId, SessionId, SlotSet, Term};
 use kvorum_kv::Keyspace;
 use kvorum_raft::{Membership, Raft, Restored};
 
@@ -78,6 +78,7 @@ impl Node {
         }
         started.sort_by_key(|group| group.id);
         let mut node = Self::with_groups(shared, started);
+        node.places.update(&node.groups);
         node.shared.take_notes(effects);
         node
     }
@@ -135,7 +136,7 @@ fn start_group(
         .filter(|snapshot| snapshot.number > 0);
     let mut file_bytes = 0;
     let state = match (&file, snapshot) {
-        (None, _) => Some(empty_state(shared, membership)),
+        (None, _) => Some(empty_state(spec, shared, membership)),
         (Some(_), Some(Ok(loaded))) if is_of(&loaded, index, term) => {
             file_bytes = loaded.bytes;
             let mut state = State::from(loaded);
@@ -161,7 +162,7 @@ fn start_group(
             None
         }
     };
-    let mut group = Group::new(spec.group, spec.slots, raft, state, batch_bytes);
+    let mut group = Group::new(spec, raft, state, batch_bytes);
     if let Some(file) = file {
         group.snapshot_found(file.number, file.index, file_bytes);
     }
@@ -183,8 +184,10 @@ fn restored_of(group: &RecoveredGroup) -> Restored {
     }
 }
 
-fn empty_state(shared: &Shared, membership: Arc<Membership>) -> State {
-    let mut keyspace = Keyspace::new(shared.config.hash_key);
+fn empty_state(spec: &GroupSpec, shared: &Shared, membership: Arc<Membership>) -> State {
+    let served = SlotSet::clone(&spec.slots);
+    let mut keyspace =
+        Keyspace::serving(shared.config.hash_key, served, first_session_of(spec.group));
     keyspace.set_planted(shared.config.planted);
     State {
         keyspace,
@@ -192,6 +195,12 @@ fn empty_state(shared: &Shared, membership: Arc<Membership>) -> State {
         applied_term: Term::ZERO,
         membership,
     }
+}
+
+/// Sessions are good for all groups, so their numbers say which group gave them.
+fn first_session_of(group: GroupId) -> SessionId {
+    const SESSIONS_BITS: u32 = 40;
+    SessionId((group.get().saturating_sub(1) << SESSIONS_BITS) + 1)
 }
 
 fn is_of(loaded: &Loaded, index: Index, term: Term) -> bool {

@@ -132,8 +132,8 @@ pub struct GroupStatus {
     pub leading: bool,
     /// The node of the leader, as far as known.
     pub primary: Option<NodeId>,
-    /// The first and last slot.
-    pub slots: (u16, u16),
+    /// The slots that it serves: first and last of each run.
+    pub slots: Vec<(u16, u16)>,
     /// The term.
     pub term: u64,
     /// The commit index.

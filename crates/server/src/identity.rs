@@ -18,9 +18,12 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use kvorum_base::crc::crc32c;
-use kvorum_base::{ClusterId, GroupId, NodeId, ReplicaId};
+use kvorum_base::slot::SLOT_COUNT;
+use kvorum_base::{ClusterId, GroupId, NodeId, ReplicaId, SlotSet};
+use kvorum_node::GroupSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Advertised;
@@ -31,7 +34,7 @@ use crate::secret::{Secret, from_hex, random, random_id, to_hex};
 /// Name of the manifest in the data directory.
 pub const MANIFEST_FILE: &str = "MANIFEST";
 /// The format written, and the newest that is read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const TITLE: &str = "kvorum manifest ";
 const CHECKSUM: &str = "crc32c ";
 
@@ -42,10 +45,10 @@ pub struct Plan {
     pub cluster: u64,
     /// The key of the keyspace's hash, in hexadecimal digits.
     pub hash_key: String,
-    /// The one group of this version.
-    pub group: u64,
-    /// Its members.
+    /// Its nodes.
     pub members: Vec<PlannedNode>,
+    /// Its shards; each is one group.
+    pub shards: Vec<PlannedShard>,
 }
 
 /// One node of a plan.
@@ -53,27 +56,96 @@ pub struct Plan {
 pub struct PlannedNode {
     /// The node's id, from 1.
     pub node: u64,
-    /// The id of its replica.
-    pub replica: u64,
     /// Where it is reached.
     pub addresses: Advertised,
+}
+
+/// One shard of a plan.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlannedShard {
+    /// The group's id, from 1.
+    pub group: u64,
+    /// Its slots: the first and the last of each run.
+    pub slots: Vec<(u16, u16)>,
+    /// Its replicas.
+    pub replicas: Vec<PlannedReplica>,
+    /// The node where its primary should be when all are well, if that matters.
+    pub preferred: Option<u64>,
+}
+
+/// One replica of a shard.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlannedReplica {
+    /// Its id; no other replica of the cluster has it.
+    pub replica: u64,
+    /// Where it lives.
+    pub node: u64,
+}
+
+/// How many shards a new cluster has, and on how many nodes each of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Shards.
+    pub shards: u16,
+    /// Replicas of each, on different nodes.
+    pub replicas: u16,
+}
+
+impl Shape {
+    /// The most shards of a new cluster.
+    pub const SHARDS_MAX: u16 = 1024;
+
+    /// Whether so many nodes can be given this shape.
+    ///
+    /// # Errors
+    /// If not, with the reason.
+    pub fn check(self, nodes: usize) -> Result<(), String> {
+        if self.shards == 0 || self.shards > Self::SHARDS_MAX {
+            return Err(format!(
+                "{} shards: a new cluster has 1 to {}",
+                self.shards,
+                Self::SHARDS_MAX
+            ));
+        }
+        if self.replicas == 0 || usize::from(self.replicas) > nodes {
+            return Err(format!(
+                "{} replicas of each shard: there are {nodes} nodes, and no node has two of one shard",
+                self.replicas
+            ));
+        }
+        Ok(())
+    }
+
+    /// The slots as even runs, replicas and primaries as even as the numbers allow.
+    fn shards(self, nodes: u64) -> Vec<PlannedShard> {
+        let (shards, replicas) = (u32::from(self.shards), u64::from(self.replicas));
+        let begin = |shard: u32| (shard * u32::from(SLOT_COUNT) / shards) as u16;
+        let of_shard = |shard: u32| PlannedShard {
+            group: u64::from(shard) + 1,
+            slots: vec![(begin(shard), begin(shard + 1) - 1)],
+            replicas: (0..replicas)
+                .map(|number| PlannedReplica {
+                    replica: u64::from(shard) * replicas + number + 1,
+                    node: (u64::from(shard) + number) % nodes + 1,
+                })
+                .collect(),
+            preferred: (shards > 1).then_some(u64::from(shard) % nodes + 1),
+        };
+        (0..shards).map(of_shard).collect()
+    }
 }
 
 impl Plan {
     /// A new cluster of these nodes.
     #[must_use]
-    pub fn draw(nodes: Vec<Advertised>) -> Self {
+    pub fn draw(nodes: Vec<Advertised>, shape: Shape) -> Self {
         Self {
             cluster: random_id(),
             hash_key: to_hex(&random::<16>()),
-            group: 1,
+            shards: shape.shards(nodes.len() as u64),
             members: (1..)
                 .zip(nodes)
-                .map(|(number, addresses)| PlannedNode {
-                    node: number,
-                    replica: number,
-                    addresses,
-                })
+                .map(|(node, addresses)| PlannedNode { node, addresses })
                 .collect(),
         }
     }
@@ -86,14 +158,34 @@ impl Plan {
         if self.cluster == 0 || from_hex::<16>(&self.hash_key).is_none() {
             return Err("the plan has no valid cluster id or hash key".to_owned());
         }
-        let ids = |id: fn(&PlannedNode) -> u64| {
-            let mut ids: Vec<u64> = self.members.iter().map(id).collect();
-            ids.sort_unstable();
-            ids.dedup();
-            ids.len() == self.members.len() && ids.first().is_some_and(|first| *first > 0)
-        };
-        if !ids(|member| member.node) || !ids(|member| member.replica) {
-            return Err("the plan has no nodes, or an id twice".to_owned());
+        let nodes = self.members.iter().map(|member| member.node);
+        let groups = self.shards.iter().map(|shard| shard.group);
+        let replicas = self.shards.iter().flat_map(|shard| &shard.replicas);
+        if !are_ids(nodes) || !are_ids(groups) || !are_ids(replicas.map(|replica| replica.replica))
+        {
+            return Err("the plan has no nodes, no shards, or an id twice".to_owned());
+        }
+        let mut next_slot = 0;
+        let mut runs: Vec<_> = self.shards.iter().flat_map(|shard| &shard.slots).collect();
+        runs.sort_unstable();
+        for (first, last) in runs {
+            if *first != next_slot || last < first || *last >= SLOT_COUNT {
+                return Err("the plan does not give each slot to one shard".to_owned());
+            }
+            next_slot = last + 1;
+        }
+        for shard in &self.shards {
+            let places = shard.replicas.iter().map(|replica| replica.node);
+            let known = |node| self.member(node).is_some();
+            if next_slot != SLOT_COUNT
+                || !are_ids(places.clone())
+                || !places.chain(shard.preferred).all(known)
+            {
+                return Err(format!(
+                    "the plan's shard {} has no good place",
+                    shard.group
+                ));
+            }
         }
         for member in &self.members {
             for address in [
@@ -118,6 +210,15 @@ impl Plan {
     pub fn cluster_name(&self) -> String {
         format!("{:016x}", self.cluster)
     }
+}
+
+/// Whether there are any, none of them is 0 and none is there twice.
+fn are_ids(ids: impl Iterator<Item = u64>) -> bool {
+    let mut ids: Vec<u64> = ids.collect();
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    ids.len() == count && ids.first().is_some_and(|first| *first > 0)
 }
 
 /// Host and port of `host:port`; brackets of an IPv6 address are taken off.
@@ -240,12 +341,19 @@ impl Manifest {
             .collect()
     }
 
-    /// The group and its replicas.
+    /// The cluster's groups.
     #[must_use]
-    pub fn replicas(&self) -> (GroupId, Vec<(ReplicaId, NodeId)>) {
-        let members = self.plan.members.iter();
-        let replicas = members.map(|member| (ReplicaId(member.replica), NodeId(member.node)));
-        (GroupId(self.plan.group), replicas.collect())
+    pub fn groups(&self) -> Vec<GroupSpec> {
+        let replica_of =
+            |replica: &PlannedReplica| (ReplicaId(replica.replica), NodeId(replica.node));
+        let shards = self.plan.shards.iter();
+        let specs = shards.map(|shard| GroupSpec {
+            group: GroupId(shard.group),
+            slots: Arc::new(SlotSet::of_runs(shard.slots.iter().copied())),
+            replicas: shard.replicas.iter().map(replica_of).collect(),
+            preferred: shard.preferred.map(NodeId),
+        });
+        specs.collect()
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -269,6 +377,12 @@ impl Manifest {
             return Err(format!(
                 "it was written by a newer kvorum (format {format}, this one reads up to {FORMAT}): \
                  start that version again"
+            ));
+        }
+        if format < FORMAT {
+            return Err(format!(
+                "it was written by a kvorum before the first release (format {format}, this one reads \
+                 {FORMAT}): take the data out with the version that wrote it"
             ));
         }
         let (checksum, body) = split_line(rest).ok_or(damaged)?;
@@ -329,7 +443,11 @@ mod tests {
     }
 
     fn manifest() -> Manifest {
-        let plan = Plan::draw(vec![addresses(7001), addresses(7002)]);
+        let shape = Shape {
+            shards: 3,
+            replicas: 2,
+        };
+        let plan = Plan::draw(vec![addresses(7001), addresses(7002)], shape);
         Manifest::prepared(2, plan, &Secret::new([7; 32]))
     }
 
@@ -350,25 +468,20 @@ mod tests {
         for place in 0..text.len() {
             let mut changed = text.clone();
             changed[place] ^= 1;
-            // The format's digit may become that of an older format, which has the same checksum.
-            if let Ok(read) = Manifest::parse(&changed) {
-                assert_eq!((read, place), (manifest_of(&text), TITLE.len()));
-            }
+            Manifest::parse(&changed).expect_err("changed");
         }
         let refused = Manifest::parse(&text[..text.len() - 1]).expect_err("cut");
         assert!(refused.contains("aside"), "{refused}");
     }
 
-    fn manifest_of(text: &[u8]) -> Manifest {
-        Manifest::parse(text).expect("whole")
-    }
-
     #[test]
-    fn a_newer_format_is_refused_by_name() {
+    fn another_format_is_refused_by_name() {
         let text = String::from_utf8(manifest().encode()).expect("text");
-        let newer = text.replacen("manifest 1", "manifest 2", 1);
-        let refused = Manifest::parse(newer.as_bytes()).expect_err("refused");
-        assert!(refused.contains("newer"), "{refused}");
+        for (other, word) in [("manifest 3", "newer"), ("manifest 1", "before")] {
+            let other = text.replacen("manifest 2", other, 1);
+            let refused = Manifest::parse(other.as_bytes()).expect_err("refused");
+            assert!(refused.contains(word), "{refused}");
+        }
     }
 
     #[test]
@@ -380,10 +493,52 @@ mod tests {
     }
 
     #[test]
+    fn a_new_cluster_is_even() {
+        for (nodes, shards, replicas) in [(1, 1, 1), (3, 1, 3), (3, 3, 3), (5, 7, 3), (4, 1024, 2)]
+        {
+            let addresses = (0..nodes).map(|node| addresses(7001 + node)).collect();
+            let shape = Shape { shards, replicas };
+            shape.check(usize::from(nodes)).expect("fits");
+            let plan = Plan::draw(addresses, shape);
+            plan.check().expect("good");
+            let slots: Vec<u16> = plan
+                .shards
+                .iter()
+                .map(|shard| shard.slots[0].1 - shard.slots[0].0 + 1)
+                .collect();
+            assert!(slots.iter().max() <= slots.iter().min().map(|least| least + 1).as_ref());
+            for node in 1..=u64::from(nodes) {
+                let primaries = plan
+                    .shards
+                    .iter()
+                    .filter(|shard| shard.preferred == Some(node));
+                let share = usize::from(shards / nodes);
+                assert!((share..=share + 1).contains(&primaries.count()) || shards == 1);
+            }
+        }
+        let none = Shape {
+            shards: 0,
+            replicas: 1,
+        };
+        none.check(3).expect_err("refused");
+        let many = Shape {
+            shards: 1,
+            replicas: 4,
+        };
+        many.check(3).expect_err("refused");
+    }
+
+    #[test]
     fn a_plan_with_an_id_twice_is_refused() {
         let mut plan = manifest().plan;
         plan.check().expect("good");
         plan.members[1].node = 1;
+        plan.check().expect_err("refused");
+        plan.members[1].node = 2;
+        plan.shards[0].slots[0].1 -= 1;
+        plan.check().expect_err("refused");
+        plan.shards[0].slots[0].1 += 1;
+        plan.shards[0].replicas[1].node = 1;
         plan.check().expect_err("refused");
         plan.members.clear();
         plan.check().expect_err("refused");

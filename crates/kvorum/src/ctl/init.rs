@@ -14,7 +14,7 @@ use std::net::ToSocketAddrs;
 
 use kvorum_server::control::client::{get, post};
 use kvorum_server::control::init::{Commit, DrawnSecret, InitState, Prepare};
-use kvorum_server::identity::Plan;
+use kvorum_server::identity::{Plan, Shape};
 use kvorum_server::secret::{Secret, to_hex};
 
 /// What came of it.
@@ -27,14 +27,19 @@ pub(crate) struct Made {
 }
 
 /// Makes one cluster of the nodes behind these HTTP addresses.
-pub(crate) fn make_cluster(nodes: &[String], secret: Option<&Secret>) -> Result<Made, String> {
+pub(crate) fn make_cluster(
+    nodes: &[String],
+    shape: Shape,
+    secret: Option<&Secret>,
+) -> Result<Made, String> {
+    shape.check(nodes.len())?;
     let mut states = Vec::new();
     for node in nodes {
         let state: InitState = get(node, "/api/v1/init")
             .map_err(|error| format!("{error}. All nodes must be running"))?;
         states.push(state);
     }
-    let plan = match decide(nodes, &states)? {
+    let plan = match decide(nodes, &states, shape)? {
         Decision::Done(plan) => {
             return Ok(Made {
                 cluster: plan.cluster_name(),
@@ -85,14 +90,14 @@ enum Decision {
     GoOn(Plan),
 }
 
-fn decide(nodes: &[String], states: &[InitState]) -> Result<Decision, String> {
+fn decide(nodes: &[String], states: &[InitState], shape: Shape) -> Result<Decision, String> {
     let mut known = nodes
         .iter()
         .zip(states)
         .filter_map(|(node, state)| state.plan.as_ref().map(|plan| (node, plan)));
     let Some((first, plan)) = known.next() else {
         let addresses: Vec<_> = states.iter().map(|state| state.addresses.clone()).collect();
-        let plan = Plan::draw(addresses);
+        let plan = Plan::draw(addresses, shape);
         // Catches a node named twice, under two names of one machine for example.
         for state in states {
             node_of(&plan, state)?;
@@ -203,6 +208,11 @@ mod tests {
     use super::*;
     use kvorum_server::config::Advertised;
 
+    const SHAPE: Shape = Shape {
+        shards: 1,
+        replicas: 1,
+    };
+
     fn state(port: u16, state: &str, plan: Option<&Plan>) -> InitState {
         let at = |offset: u16| format!("127.0.0.1:{}", port + offset);
         let addresses = Advertised {
@@ -238,6 +248,7 @@ mod tests {
                 .iter()
                 .map(|port| state(*port, "", None).addresses)
                 .collect(),
+            SHAPE,
         )
     }
 
@@ -247,13 +258,13 @@ mod tests {
             state(7001, "uninitialised", None),
             state(7002, "uninitialised", None),
         ];
-        let Ok(Decision::GoOn(plan)) = decide(&nodes(2), &states) else {
+        let Ok(Decision::GoOn(plan)) = decide(&nodes(2), &states, SHAPE) else {
             panic!("a plan")
         };
         assert_eq!(plan.members.len(), 2);
         let twice = [states[0].clone(), states[0].clone()];
         assert!(
-            decide(&nodes(2), &twice)
+            decide(&nodes(2), &twice, SHAPE)
                 .expect_err("refused")
                 .contains("twice")
         );
@@ -276,7 +287,7 @@ mod tests {
                 state(7002, "prepared", Some(&plan)),
             ],
         ] {
-            let Ok(Decision::GoOn(again)) = decide(&nodes(2), &half) else {
+            let Ok(Decision::GoOn(again)) = decide(&nodes(2), &half, SHAPE) else {
                 panic!("{half:?}")
             };
             assert_eq!(again, plan);
@@ -290,13 +301,16 @@ mod tests {
             state(7001, "started", Some(&plan)),
             state(7002, "started", Some(&plan)),
         ];
-        assert!(matches!(decide(&nodes(2), &all), Ok(Decision::Done(_))));
+        assert!(matches!(
+            decide(&nodes(2), &all, SHAPE),
+            Ok(Decision::Done(_))
+        ));
         let lost = [
             state(7001, "started", Some(&plan)),
             state(7002, "uninitialised", None),
         ];
         assert!(
-            decide(&nodes(2), &lost)
+            decide(&nodes(2), &lost, SHAPE)
                 .expect_err("refused")
                 .contains("lost its directory")
         );
@@ -310,7 +324,7 @@ mod tests {
             state(7002, "prepared", Some(&other)),
         ];
         assert!(
-            decide(&nodes(2), &mixed)
+            decide(&nodes(2), &mixed, SHAPE)
                 .expect_err("refused")
                 .contains("different clusters")
         );
@@ -320,13 +334,13 @@ mod tests {
             state(7003, "uninitialised", None),
         ];
         assert!(
-            decide(&nodes(3), &more)
+            decide(&nodes(3), &more, SHAPE)
                 .expect_err("refused")
                 .contains("not a node")
         );
         let fewer = [state(7001, "prepared", Some(&one))];
         assert!(
-            decide(&nodes(1), &fewer)
+            decide(&nodes(1), &fewer, SHAPE)
                 .expect_err("refused")
                 .contains("of 2 nodes")
         );

@@ -7,7 +7,10 @@ mod wal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use kvorum_server::identity::Shape;
 use kvorum_server::secret::Secret;
+
+use crate::up::REPLICAS_DEFAULT;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -44,6 +47,12 @@ struct InitOptions {
     /// HTTP addresses of all nodes of the new cluster
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',', required = true)]
     nodes: Vec<String>,
+    /// Shards of the new cluster
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    shards: u16,
+    /// Replicas of each shard, each on another node [default: 3, or as many as there are nodes]
+    #[arg(long, value_name = "N")]
+    replicas: Option<u16>,
     /// File with the secret that all nodes were started with (needed beyond loopback)
     #[arg(long, env = "KVORUM_SECRET_FILE", value_name = "FILE")]
     secret_file: Option<PathBuf>,
@@ -77,7 +86,12 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
                 .as_deref()
                 .map(Secret::read)
                 .transpose()?;
-            let made = init::make_cluster(&options.nodes, secret.as_ref())?;
+            let nodes = u16::try_from(options.nodes.len()).unwrap_or(u16::MAX);
+            let shape = Shape {
+                shards: options.shards,
+                replicas: options.replicas.unwrap_or(nodes.min(REPLICAS_DEFAULT)),
+            };
+            let made = init::make_cluster(&options.nodes, shape, secret.as_ref())?;
             if options.json {
                 println!(
                     "{}",

@@ -2,11 +2,16 @@
 
 use kvorum_server::control::client::post;
 use kvorum_server::control::init::{Commit, Prepare};
-use kvorum_server::identity::Plan;
+use kvorum_server::identity::{Plan, Shape};
 use serde_json::Value;
 
 use crate::nodes::Node;
 use crate::process::{TempDir, free_port, my_turn, refused, succeeds};
+
+const SHAPE: Shape = Shape {
+    shards: 1,
+    replicas: 3,
+};
 
 fn three(dir: &TempDir) -> Vec<Node> {
     let port = free_port(3);
@@ -67,6 +72,7 @@ fn an_attempt_that_died_between_the_steps_is_finished_by_the_next() {
             .iter()
             .map(|node| node.init_state().addresses)
             .collect(),
+        SHAPE,
     );
     for (node, number) in nodes[..2].iter().zip(1..) {
         let request = Prepare {
@@ -110,6 +116,7 @@ fn an_attempt_that_died_while_starting_is_finished_by_the_next() {
             .iter()
             .map(|node| node.init_state().addresses)
             .collect(),
+        SHAPE,
     );
     for (node, number) in nodes.iter().zip(1..) {
         let request = Prepare {
@@ -141,7 +148,10 @@ fn two_attempts_at_once_make_one_cluster_or_none() {
         .iter()
         .map(|node| node.init_state().addresses)
         .collect();
-    let (one, other) = (Plan::draw(addresses.clone()), Plan::draw(addresses));
+    let (one, other) = (
+        Plan::draw(addresses.clone(), SHAPE),
+        Plan::draw(addresses, SHAPE),
+    );
     let prepare = |node: usize, plan: &Plan| {
         let request = Prepare {
             node: node as u64 + 1,

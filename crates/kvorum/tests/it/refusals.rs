@@ -92,9 +92,9 @@ fn up_says_what_it_cannot_do() {
     let _turn = my_turn();
     let dir = TempDir::new();
     let dir = dir.path().to_str().expect("a name");
-    assert!(refused(&["up", "--dir", dir, "--shards", "3"]).contains("--shards 1"));
+    assert!(refused(&["up", "--dir", dir, "--shards", "0"]).contains("0 shards"));
     assert!(
-        refused(&["up", "--dir", dir, "--nodes", "3", "--replicas", "2"]).contains("--replicas")
+        refused(&["up", "--dir", dir, "--nodes", "2", "--replicas", "3"]).contains("3 replicas")
     );
     assert!(refused(&["up", "--dir", dir, "--port", "65500"]).contains("too large"));
 }

@@ -3,8 +3,9 @@
 use kvorum_base::{ConnId, GroupId};
 use kvorum_resp::{Connection, Outcome, Replies, Version};
 
+use super::gather::Gathers;
 use crate::effect::Effect;
-use crate::group::batch::BatchNumber;
+use crate::group::batch::{BatchNumber, ReplyTo};
 use crate::limits::{
     CONNECTION_REQUESTS_MAX, HELD_BYTES_MAX, OUTPUT_BYTES_MAX, OUTPUT_BYTES_PAUSE,
 };
@@ -138,6 +139,8 @@ pub(crate) struct Table {
     count: u64,
     next_serial: u64,
     now_tick: u64,
+    /// Requests that several groups answer.
+    pub(crate) gathers: Gathers,
     /// Error replies since the start.
     pub(crate) errors: u64,
 }
@@ -230,6 +233,15 @@ impl Table {
             self.touched.push(conn);
         }
         self.errors += u64::from(outcome == Outcome::Error);
+    }
+
+    /// Answers a command, or the part of it that one group has.
+    pub(crate) fn answer(&mut self, to: ReplyTo, write: impl FnOnce(&mut Replies<'_>)) {
+        if to.is_part {
+            self.gathers.answer(to, write);
+        } else {
+            self.reply(to.conn, to.seq, write);
+        }
     }
 
     /// A read of this connection was answered, or goes another way.

@@ -9,8 +9,10 @@
 //! Who is primary is soft state: the highest term heard of wins, and nothing is ever decided by it.
 //! A wrong answer costs the client one redirect.
 
+use std::sync::Arc;
+
 use kvorum_base::slot::{SLOT_COUNT, slot_of};
-use kvorum_base::{ClusterId, GroupId, NodeId, Slot};
+use kvorum_base::{ClusterId, GroupId, NodeId, Slot, SlotSet};
 use kvorum_kv::{Keyspace, NodeCommand, printed};
 use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies};
@@ -34,8 +36,7 @@ pub(crate) fn redirect(config: &Config, slot: Slot, primary: Option<NodeId>) -> 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ShardFacts {
     pub(crate) group: GroupId,
-    /// First and last slot.
-    pub(crate) slots: (u16, u16),
+    pub(crate) slots: Arc<SlotSet>,
     /// The last node that was heard to be its primary.
     pub(crate) primary: Option<NodeId>,
     /// Whether that is so now, as far as known.
@@ -176,17 +177,18 @@ fn replicas_of<'a>(facts: &'a Facts<'_>, shard: &ShardFacts) -> Vec<(NodeId, &'a
 
 /// CLUSTER SLOTS: ranges with the address and name of who serves them, and of their replicas.
 fn slots(facts: &Facts<'_>, replies: &mut Replies<'_>) {
-    let shards: Vec<_> = facts
-        .shards
-        .iter()
-        .filter_map(|shard| Some((shard, shard_node(facts, shard)?)))
+    let with_primary = |shard| Some((shard, shard_node(facts, shard)?));
+    let shards = facts.shards.iter().filter_map(with_primary);
+    let mut runs: Vec<_> = shards
+        .flat_map(|(shard, primary)| shard.slots.runs().map(move |run| (run, shard, primary)))
         .collect();
-    replies.array(shards.len());
-    for (shard, primary) in shards {
+    runs.sort_by_key(|(run, _, _)| *run);
+    replies.array(runs.len());
+    for ((first, last), shard, primary) in runs {
         let replicas = replicas_of(facts, shard);
         replies.array(3 + replicas.len());
-        replies.integer(i64::from(shard.slots.0));
-        replies.integer(i64::from(shard.slots.1));
+        replies.integer(i64::from(first));
+        replies.integer(i64::from(last));
         for (node, member) in std::iter::once(primary).chain(replicas) {
             replies.array(4);
             replies.bulk(member.host.as_bytes());
@@ -204,9 +206,11 @@ fn shards(facts: &Facts<'_>, replies: &mut Replies<'_>) {
     for shard in facts.shards {
         replies.map(2);
         replies.bulk(b"slots");
-        replies.array(2);
-        replies.integer(i64::from(shard.slots.0));
-        replies.integer(i64::from(shard.slots.1));
+        replies.array(2 * shard.slots.runs().count());
+        for (first, last) in shard.slots.runs() {
+            replies.integer(i64::from(first));
+            replies.integer(i64::from(last));
+        }
         replies.bulk(b"nodes");
         let primary = shard_node(facts, shard).map(|node| (node, "master"));
         let replicas = replicas_of(facts, shard);
@@ -288,7 +292,7 @@ fn node_line(facts: &Facts<'_>, node: NodeId, member: &Member) -> String {
     );
     for shard in facts.shards {
         if shard_node(facts, shard).is_some_and(|(serves, _)| serves == node) {
-            line += &range_text(shard.slots);
+            line.extend(shard.slots.runs().map(range_text));
         }
     }
     line
@@ -304,14 +308,10 @@ fn range_text((first, last): (u16, u16)) -> String {
 
 /// CLUSTER INFO.
 fn info(facts: &Facts<'_>) -> String {
-    let width = |(first, last): (u16, u16)| u64::from(last - first) + 1;
-    let assigned: u64 = facts.shards.iter().map(|shard| width(shard.slots)).sum();
-    let ok: u64 = facts
-        .shards
-        .iter()
-        .filter(|shard| shard.primary_known)
-        .map(|shard| width(shard.slots))
-        .sum();
+    let width = |shard: &ShardFacts| u64::from(shard.slots.len());
+    let assigned: u64 = facts.shards.iter().map(width).sum();
+    let served = facts.shards.iter().filter(|shard| shard.primary_known);
+    let ok: u64 = served.map(width).sum();
     let epoch = facts
         .shards
         .iter()

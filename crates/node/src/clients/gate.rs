@@ -5,7 +5,7 @@
 
 use kvorum_base::{Bug, ConnId, NodeId, Slot};
 use kvorum_kv::command::spec::Flags;
-use kvorum_kv::{CrossSlot, Refusal, Run, Spec};
+use kvorum_kv::{CrossSlot, Refusal, Run, Spec, Spread};
 use kvorum_resp::{Args, InputLimits, Request};
 
 use super::connections::Client;
@@ -185,12 +185,33 @@ impl Node {
         if !self.serving() {
             return Passed::Wait;
         }
-        let (at, slot) = match self.place_of(spec, args) {
-            Ok(place) => place,
-            Err(text) => {
-                self.refuse_request(client, seq, text.as_bytes());
-                return Passed::Yes;
+        match kvorum_kv::slot_of_keys(kvorum_kv::keys_of(spec, args)) {
+            Ok(Some(slot)) => self.pass_to_slot(client, seq, slot, spec, args),
+            Ok(None) => self.pass_to_all(client, seq, spec, args),
+            Err(CrossSlot) => {
+                let text = b"CROSSSLOT Keys in request don't hash to the same slot";
+                self.refuse_request(client, seq, text);
+                Passed::Yes
             }
+        }
+    }
+
+    fn pass_to_slot(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        slot: Slot,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Passed {
+        let Some(at) = self.places.group_of(slot) else {
+            return match self.primary_elsewhere(slot) {
+                Some(primary) => self.redirect(client, seq, slot, primary),
+                None => {
+                    self.refuse_request(client, seq, b"CLUSTERDOWN Hash slot not served");
+                    Passed::Yes
+                }
+            };
         };
         let group = &self.groups[at];
         if spec.is_write()
@@ -207,11 +228,121 @@ impl Node {
                 _ => Passed::Wait,
             };
         }
-        match spec.run {
-            Run::Write { .. } => self.write(client, seq, at, slot, spec, args),
-            _ => self.read(client, seq, at, slot, spec, args),
+        if spec.is_write()
+            && let Some(text) = self.write_refusal(at, spec)
+        {
+            self.refuse_request(client, seq, text.as_bytes());
+            return Passed::Yes;
+        }
+        let reply_to = ReplyTo {
+            conn: client.profile.conn,
+            seq,
+            slot,
+            is_read: false,
+            is_part: false,
+        };
+        self.hand_over(client, reply_to, at, spec, args);
+        Passed::Yes
+    }
+
+    /// A command without keys concerns every group that is led here. Where none is, it goes where the first
+    /// slot is served, as one with a key would.
+    fn pass_to_all(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Passed {
+        let groups = self.groups.iter().enumerate();
+        let led: Vec<usize> = groups
+            .filter(|(_, group)| group.leading() && !group.served().is_empty())
+            .map(|(at, _)| at)
+            .collect();
+        let slot_of = |at: usize| self.groups[at].served().next_from(0).unwrap_or_default();
+        match (spec.spread(), &led[..]) {
+            (_, []) => self.pass_to_slot(client, seq, Slot::default(), spec, args),
+            (Spread::Walk, _) => self.pass_walk(client, seq, spec, args),
+            (Spread::One, [at, ..]) | (_, [at]) => {
+                self.pass_to_slot(client, seq, slot_of(*at), spec, args)
+            }
+            (spread, _) => self.pass_parts(client, seq, (spec, spread), args, &led),
+        }
+    }
+
+    /// Asks each of these groups for its part.
+    fn pass_parts(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        (spec, spread): (&'static Spec, Spread),
+        args: Args<'_>,
+        led: &[usize],
+    ) -> Passed {
+        let mut groups = led.iter().map(|at| &self.groups[*at]);
+        if spec.is_write()
+            && (self.stopping.is_some() || groups.any(|group| group.raft.transferring()))
+        {
+            return Passed::Wait;
+        }
+        let refusal = |at: &usize| self.write_refusal(*at, spec);
+        if spec.is_write()
+            && let Some(text) = led.iter().find_map(refusal)
+        {
+            self.refuse_request(client, seq, text.as_bytes());
+            return Passed::Yes;
+        }
+        let reply_to = ReplyTo {
+            conn: client.profile.conn,
+            seq,
+            slot: Slot::default(),
+            is_read: false,
+            is_part: true,
+        };
+        let (gathers, is_read) = (&mut self.shared.table.gathers, !spec.is_write());
+        gathers.begin(reply_to, spread, is_read, led.len());
+        for at in led {
+            let slot = self.groups[*at].served().next_from(0).unwrap_or_default();
+            self.hand_over(client, ReplyTo { slot, ..reply_to }, *at, spec, args);
         }
         Passed::Yes
+    }
+
+    /// A call of a walk goes as far as the stretch of slots in which it is: each is one group's.
+    fn pass_walk(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Passed {
+        let Some((cursor, slot)) = kvorum_kv::cursor_of(args) else {
+            // A request with a wrong cursor is refused by whoever reads it.
+            let first = self.next_led(0).map_or(Slot::default(), |(slot, _)| slot);
+            return self.pass_to_slot(client, seq, first, spec, args);
+        };
+        let Some((first, last)) = self.next_led(slot.get()) else {
+            client.connection.reply(seq, |replies| {
+                replies.array(2);
+                replies.bulk(b"0");
+                replies.array(0);
+            });
+            return Passed::Yes;
+        };
+        let cursor = cursor.max(kvorum_kv::first_cursor_of(first));
+        let next = self.next_led(last.get() + 1);
+        let beyond = next.map_or(0, |(slot, _)| kvorum_kv::first_cursor_of(slot));
+        let bounded = kvorum_kv::scan_within(args, cursor, last, beyond);
+        self.pass_to_slot(client, seq, first, spec, bounded.as_args())
+    }
+
+    /// The next stretch of slots that one group led here serves: the first slot from `from` on, and the last
+    /// one of the stretch.
+    fn next_led(&self, from: u16) -> Option<(Slot, Slot)> {
+        let led = self.groups.iter().filter(|group| group.leading());
+        let next = led.filter_map(|group| Some((group.served().next_from(from)?, group)));
+        let (first, group) = next.min_by_key(|(slot, _)| *slot)?;
+        Some((first, group.served().end_of_run(first)))
     }
 
     fn redirect(&mut self, client: &mut Client, seq: u32, slot: Slot, primary: NodeId) -> Passed {
@@ -221,49 +352,23 @@ impl Node {
         Passed::Yes
     }
 
-    /// The group that serves a command's keys. One without keys concerns the whole keyspace: it goes
-    /// to the first group.
-    fn place_of(&self, spec: &'static Spec, args: Args<'_>) -> Result<(usize, Slot), &'static str> {
-        let slot = kvorum_kv::slot_of_keys(kvorum_kv::keys_of(spec, args))
-            .map_err(|CrossSlot| "CROSSSLOT Keys in request don't hash to the same slot")?
-            .unwrap_or_default();
-        let serves = |group: &Group| (group.slots.0..=group.slots.1).contains(&slot.get());
-        let at = self
-            .groups
-            .iter()
-            .position(serves)
-            .ok_or("CLUSTERDOWN Hash slot not served")?;
-        Ok((at, slot))
-    }
-
-    fn write(
+    /// Gives a command to a group led here.
+    fn hand_over(
         &mut self,
         client: &mut Client,
-        seq: u32,
+        reply_to: ReplyTo,
         at: usize,
-        slot: Slot,
         spec: &'static Spec,
         args: Args<'_>,
     ) {
-        if let Some(text) = self.write_refusal(at, spec) {
-            return self.refuse_request(client, seq, text.as_bytes());
+        if !spec.is_write() {
+            return self.read(client, reply_to, at, spec, args);
         }
         self.shared.counters.writes += 1;
         if client.unanswered_reads > 0 {
             self.log_reads_before(client, at);
         }
-        self.log(
-            client,
-            ReplyTo {
-                conn: client.profile.conn,
-                seq,
-                slot,
-                is_read: false,
-            },
-            at,
-            spec,
-            args,
-        );
+        self.log(client, reply_to, at, spec, args);
     }
 
     /// Adds a command to the open batch of a group.
@@ -282,6 +387,10 @@ impl Node {
                 let batch = group.batches.added(reply_to);
                 client.wrote(group.id, batch);
             }
+            Err(refusal) if reply_to.is_part => {
+                let (gathers, text) = (&mut self.shared.table.gathers, refusal.text());
+                gathers.answer(reply_to, |replies| replies.error_bytes(&text));
+            }
             Err(refusal) => self.refuse_request(client, reply_to.seq, &refusal.text()),
         }
     }
@@ -294,7 +403,9 @@ impl Node {
         } = &mut self.groups[at];
         let (conn, now_tick) = (client.profile.conn, self.shared.now_tick);
         let bytes_max = self.command_bytes_max;
+        let mut taken = 0;
         reads.take_of(conn, |reply_to, spec, args| {
+            taken += 1;
             let reply_to = ReplyTo {
                 is_read: true,
                 ..reply_to
@@ -310,7 +421,8 @@ impl Node {
                 }
             }
         });
-        client.unanswered_reads = 0;
+        // Others may wait in other groups: what is there has no order with what is here.
+        client.unanswered_reads -= taken;
     }
 
     /// Why writes are refused at the moment, if they are. None of these has been proposed.
@@ -337,28 +449,26 @@ impl Node {
         None
     }
 
-    /// Whether the state has reached the smallest limit of its replicas' nodes: one that is smaller
-    /// must apply as well, and would be killed.
+    /// Whether a node of the group's replicas has as much as it may have: it must apply what this one
+    /// proposes, and would be killed.
     fn memory_is_full(&self, group: &Group) -> bool {
         let own = self.shared.config.memory_bytes_max;
-        let members = group.raft.membership().nodes.values();
-        let limit = members
-            .filter_map(|node| self.shared.peers.memory_bytes_max(*node))
-            .chain(own)
-            .min();
-        let used = group
-            .state
-            .as_ref()
-            .map_or(0, |state| state.keyspace.logical_bytes());
-        limit.is_some_and(|limit| used >= limit)
+        let states = self.groups.iter().filter_map(|group| group.state.as_ref());
+        let used = || {
+            states
+                .map(|state| state.keyspace.logical_bytes())
+                .sum::<u64>()
+        };
+        let mut members = group.raft.membership().nodes.values();
+        own.is_some_and(|limit| used() >= limit)
+            || members.any(|node| self.shared.peers.is_full(*node))
     }
 
     fn read(
         &mut self,
         client: &mut Client,
-        seq: u32,
+        reply_to: ReplyTo,
         at: usize,
-        slot: Slot,
         spec: &'static Spec,
         args: Args<'_>,
     ) {
@@ -366,14 +476,18 @@ impl Node {
         let group = &mut self.groups[at];
         let behind_write = client.last_write(group.id) > group.batches.resolved()
             && !self.shared.config.planted.has(Bug::ReadOvertakesWrite);
-        let reply_to = ReplyTo {
-            conn: client.profile.conn,
-            seq,
-            slot,
-            is_read: behind_write,
-        };
         if behind_write {
-            self.log(client, reply_to, at, spec, args);
+            let is_read = true;
+            self.log(
+                client,
+                ReplyTo {
+                    is_read,
+                    ..reply_to
+                },
+                at,
+                spec,
+                args,
+            );
         } else {
             client.unanswered_reads += 1;
             group.reads.push(reply_to, spec, args, self.shared.now_tick);

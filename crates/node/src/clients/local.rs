@@ -1,12 +1,14 @@
 //! Commands that a node answers by itself, without the keyspace.
 
-use kvorum_kv::NodeCommand;
+use kvorum_base::Slot;
+use kvorum_kv::{NodeCommand, Spread};
 use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies, Version};
 
 use super::connections::{Client, Profile};
 use super::face::{self, Facts};
 use super::{client_command, config_command, handshake, info};
+use crate::group::batch::ReplyTo;
 use crate::group::waits::Wait;
 use crate::node::Node;
 
@@ -257,20 +259,36 @@ fn wait(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
     let ticks = timeout_ms.div_ceil(node.shared.config.tick_ms);
     let now_tick = node.shared.now_tick;
     let until_tick = (timeout_ms > 0).then(|| now_tick + ticks);
-    match node.groups.iter_mut().find(|group| group.leading()) {
-        Some(group) => {
-            let (conn, after) = (client.profile.conn, client.last_write(group.id));
-            group.waits.push(Wait {
-                conn,
-                seq,
-                after,
-                wanted,
-                until_tick,
-            });
-        }
-        None => {
-            client.connection.reply(seq, |replies| replies.integer(0));
-        }
+    let mut led: Vec<_> = (node.groups.iter_mut())
+        .filter(|group| group.leading())
+        .map(|group| (client.last_write(group.id), group))
+        .collect();
+    // Those that it wrote to; one that it did not write to says how many follow it.
+    led.sort_by_key(|(after, _)| std::cmp::Reverse(*after));
+    let wrote = led.iter().filter(|(after, _)| *after > 0).count();
+    led.truncate(wrote.max(1));
+    if led.is_empty() {
+        client.connection.reply(seq, |replies| replies.integer(0));
+        return;
+    }
+    let reply_to = ReplyTo {
+        conn: client.profile.conn,
+        seq,
+        slot: Slot::default(),
+        is_read: true,
+        is_part: led.len() > 1,
+    };
+    if reply_to.is_part {
+        let gathers = &mut node.shared.table.gathers;
+        gathers.begin(reply_to, Spread::Least, true, led.len());
+    }
+    for (after, group) in led {
+        group.waits.push(Wait {
+            reply_to,
+            after,
+            wanted,
+            until_tick,
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`connections`]: one entry a connection, and the table of them;
 //! - [`gate`]: the door: known? allowed? whose? then to a group, to another node, or to wait;
+//! - [`gather`]: commands that concern every group led here;
 //! - [`waiting`]: requests that wait for a primary;
 //! - [`local`]: commands that the node answers by itself;
 //! - [`handshake`], [`client_command`], [`config_command`], [`info`]: these commands;
@@ -12,6 +13,7 @@ pub(crate) mod config_command;
 pub(crate) mod connections;
 pub(crate) mod face;
 pub(crate) mod gate;
+pub(crate) mod gather;
 pub(crate) mod handshake;
 pub(crate) mod info;
 pub(crate) mod local;

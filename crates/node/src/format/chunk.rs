@@ -24,7 +24,8 @@
 //! | kind | item | fields |
 //! |---|---|---|
 //! | 1 | header | group 8, index 8, term 8, membership |
-//! | 2 | meta | clock 8, level 4, next session, count (varints), per end: end 8, count varint |
+//! | 2 | meta | clock 8, level 4, next session, count (varints), per end: end 8, count varint; count |
+//! | | | (varint) of runs of served slots, per run: first 2, last 2 |
 //! | 3 | slot | slot 2, version, last removal, sessions, keys (varints), hash 8 |
 //! | 4 | session | id, end, last sequence, count (varints), per reply: sequence varint, hash 8, block |
 //! | 5 | string | version varint, key block, value block |
@@ -54,6 +55,7 @@ use kvorum_kv::{
 use kvorum_raft::Membership;
 
 use super::membership::{put_membership, read_membership};
+use super::{put_slots, read_slots};
 
 const MAGIC: &[u8; 4] = b"KVSN";
 const VERSION: u8 = 1;
@@ -266,6 +268,7 @@ fn put_item(out: &mut Vec<u8>, item: Item<'_>) {
             level,
             next_session,
             open_sessions,
+            served,
         }) => {
             out.push(2);
             out.extend_from_slice(&clock.get().to_le_bytes());
@@ -276,6 +279,7 @@ fn put_item(out: &mut Vec<u8>, item: Item<'_>) {
                 out.extend_from_slice(&end.get().to_le_bytes());
                 put_varint(out, *count);
             }
+            put_slots(out, served);
         }
         Item::Slot(SlotItem {
             slot,
@@ -578,12 +582,14 @@ impl ChunkReader {
             level: reader.u32("level")?,
             next_session: SessionId(reader.varint("next session")?),
             open_sessions: Vec::new(),
+            served: Arc::default(),
         };
         for _ in 0..reader.varint("open sessions")? {
             let end = UnixMillis(reader.u64("end of sessions")?);
             meta.open_sessions
                 .push((end, reader.varint("open sessions")?));
         }
+        meta.served = Arc::new(read_slots(reader)?);
         self.take(Item::Meta(&meta))
     }
 

@@ -23,7 +23,9 @@ pub mod membership;
 pub mod peer;
 pub mod wal;
 
-use kvorum_base::{Index, Malformed, Reader, Term};
+use kvorum_base::cursor::put_varint;
+use kvorum_base::slot::SLOT_COUNT;
+use kvorum_base::{Index, Malformed, Reader, SlotSet, Term};
 
 /// No term or index of a real log comes near this; larger ones from outside are refused, so that
 /// arithmetic inside cannot overflow.
@@ -52,4 +54,30 @@ pub(crate) fn read_index(reader: &mut Reader<'_>) -> Result<Index, Malformed> {
 pub(crate) fn read_count(reader: &mut Reader<'_>, what: &'static str) -> Result<u64, Malformed> {
     let number = reader.varint(what)?;
     bounded(number, reader, what)
+}
+
+/// A set of slots: how many runs it has, a varint, and of each the first and the last slot, two bytes
+/// each.
+pub(crate) fn put_slots(out: &mut Vec<u8>, slots: &SlotSet) {
+    put_varint(out, slots.runs().count() as u64);
+    for (first, last) in slots.runs() {
+        out.extend_from_slice(&first.to_le_bytes());
+        out.extend_from_slice(&last.to_le_bytes());
+    }
+}
+
+/// The other way round. Runs stand in order and do not touch, so that a set has one encoding.
+pub(crate) fn read_slots(reader: &mut Reader<'_>) -> Result<SlotSet, Malformed> {
+    let mut runs = Vec::new();
+    // Behind the last slot and the gap that must follow it.
+    let mut from = 0;
+    for _ in 0..reader.varint("runs of slots")? {
+        let (first, last) = (reader.u16("first slot")?, reader.u16("last slot")?);
+        if first < from || last < first || last >= SLOT_COUNT {
+            return Err(reader.malformed("run of slots"));
+        }
+        from = last + 2;
+        runs.push((first, last));
+    }
+    Ok(SlotSet::of_runs(runs))
 }

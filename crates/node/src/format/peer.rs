@@ -11,8 +11,8 @@
 //! | 16 | - | head | below |
 //! | - | - | body | the entries and snapshot pieces that the head announces, in order, nothing between |
 //!
-//! The head: wall clock 8, memory limit 8, incarnation 8, then messages up to its end. All numbers in
-//! a message are varints, unless a size is given.
+//! The head: wall clock 8, memory limit 8, memory used 8, incarnation 8, then messages up to its end. All
+//! numbers in a message are varints, unless a size is given.
 //!
 //! | kind (1 byte) | | |
 //! |---|---|---|
@@ -22,6 +22,7 @@
 //! | 4 | hash | group, replica, index, hash 8 |
 //! | 5 | state wanted | group, replica |
 //! | 6 | diverged | group, replica, index, hash 8 |
+//! | 7 | leads | group, term |
 //!
 //! | body kind | | |
 //! |---|---|---|
@@ -72,6 +73,8 @@ pub struct PeerHeader {
     pub wall: UnixMillis,
     /// How many logical bytes the sender has room for; 0 for no limit.
     pub memory_limit: u64,
+    /// How many logical bytes the sender's groups have.
+    pub memory_used: u64,
     /// Which life of the sender this is: tells a restart from a link that was cut.
     pub incarnation: u64,
 }
@@ -129,6 +132,13 @@ pub enum PeerMessage {
         /// The hash that it had reported.
         hash: u64,
     },
+    /// The sender leads a group of which the receiver has no replica: where to send clients.
+    Leads {
+        /// The group.
+        group: GroupId,
+        /// The term in which it leads.
+        term: Term,
+    },
 }
 
 /// How many bytes the message takes in a frame, at most; few more than it does. For cutting frames, so
@@ -161,7 +171,8 @@ pub fn bytes(message: &PeerMessage) -> usize {
 pub fn encode(header: &PeerHeader, messages: &[PeerMessage]) -> Vec<Bytes> {
     let mut head = vec![0; PREFIX_BYTES + FIXED_BYTES];
     let mut pieces = vec![Bytes::new()];
-    for number in [header.wall.get(), header.memory_limit, header.incarnation] {
+    let (limit, used) = (header.memory_limit, header.memory_used);
+    for number in [header.wall.get(), limit, used, header.incarnation] {
         head.extend_from_slice(&number.to_le_bytes());
     }
     for message in messages {
@@ -222,6 +233,10 @@ fn put_message(head: &mut Vec<u8>, body: &mut Vec<Bytes>, message: &PeerMessage)
             head.push(6);
             put_numbers(head, &[group.0, replica.0, index.0]);
             head.extend_from_slice(&hash.to_le_bytes());
+        }
+        PeerMessage::Leads { group, term } => {
+            head.push(7);
+            put_numbers(head, &[group.0, term.0]);
         }
     }
 }
@@ -359,6 +374,7 @@ pub fn decode(frame: &Bytes) -> Result<(PeerHeader, Vec<PeerMessage>), Malformed
         level,
         wall: UnixMillis(head.u64("wall clock")?),
         memory_limit: head.u64("memory limit")?,
+        memory_used: head.u64("memory used")?,
         incarnation: head.u64("incarnation")?,
     };
     super::bounded(header.wall.get(), &head, "wall clock")?;
@@ -415,6 +431,10 @@ fn read_message(head: &mut Reader<'_>, body: &mut FrameBody<'_>) -> Result<PeerM
             replica: ReplicaId(head.varint("replica")?),
             index: index(head)?,
             hash: head.u64("hash")?,
+        },
+        7 => PeerMessage::Leads {
+            group: GroupId(head.varint("group")?),
+            term: term(head)?,
         },
         _ => return Err(head.malformed("message kind")),
     })

@@ -210,7 +210,7 @@ pub(crate) fn run_commands(
         for command in group.drain(..) {
             shared.counters.commands_applied += 1;
             match waiting.next() {
-                Some(to) => shared.table.reply(to.conn, to.seq, |replies| {
+                Some(to) => shared.table.answer(*to, |replies| {
                     command.apply(keyspace, replies);
                 }),
                 None => command.apply(keyspace, &mut Replies::nobody()),

@@ -28,6 +28,8 @@ pub(crate) struct ReplyTo {
     pub(crate) slot: Slot,
     /// Whether it only reads, in its place among the writes of its connection.
     pub(crate) is_read: bool,
+    /// Whether other groups answer other parts of the request.
+    pub(crate) is_part: bool,
 }
 
 /// Numbers a group's batches, from 1, in the order of their commands.

@@ -20,11 +20,14 @@ pub(crate) mod reads;
 pub mod snapshot;
 pub(crate) mod waits;
 
-use kvorum_base::{Bug, ConnId, GroupId, Index, NodeId, ReplicaId, Term};
+use std::sync::Arc;
+
+use kvorum_base::{Bug, ConnId, GroupId, Index, NodeId, ReplicaId, SlotSet, Term};
 use kvorum_raft::{self as raft, Entry, Persist, Raft, RoleName};
 use kvorum_resp::Args;
 
 use crate::clients::waiting::Held;
+use crate::config::{Config, GroupSpec};
 use crate::effect::{Effect, Level};
 use crate::limits::APPLY_BYTES_PER_TURN;
 use crate::shared::Shared;
@@ -45,8 +48,10 @@ use waits::Wait;
 pub(crate) struct Group {
     pub(crate) id: GroupId,
     pub(crate) replica: ReplicaId,
-    /// The first and the last slot.
-    pub(crate) slots: (u16, u16),
+    /// The slots that it served at its beginning: what is known of it while it has no state.
+    slots: Arc<SlotSet>,
+    /// Where its primary should be when all are well.
+    preferred: Option<NodeId>,
     pub(crate) raft: Raft,
     pub(crate) state: Option<State>,
     pub(crate) batches: Batches,
@@ -92,8 +97,7 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) fn new(
-        id: GroupId,
-        slots: (u16, u16),
+        spec: &GroupSpec,
         raft: Raft,
         state: Option<State>,
         batch_bytes: usize,
@@ -102,9 +106,10 @@ impl Group {
         let held = raft.entries(raft.base_index().next()..=last_recorded);
         let cached_bytes = held.map(|entry| entry.data.len() as u64).sum();
         Self {
-            id,
+            id: spec.group,
             replica: raft.id(),
-            slots,
+            slots: Arc::clone(&spec.slots),
+            preferred: spec.preferred,
             raft,
             state,
             batches: Batches::new(batch_bytes),
@@ -136,6 +141,13 @@ impl Group {
     /// Whether this replica leads and can serve.
     pub(crate) fn leading(&self) -> bool {
         self.raft.is_leader() && self.state.is_some()
+    }
+
+    /// The slots that it serves, as far as this replica knows.
+    pub(crate) fn served(&self) -> &Arc<SlotSet> {
+        self.state
+            .as_ref()
+            .map_or(&self.slots, |state| state.keyspace.served())
     }
 
     /// The node of the leader of the present term, if known.
@@ -205,9 +217,34 @@ impl Group {
         }
     }
 
+    /// Hands over to the node where the primary should be, once that follows closely.
+    fn maybe_go_home(&mut self, now_tick: u64, config: &Config) {
+        let due = now_tick >= self.next_hand_over_tick && !self.raft.transferring();
+        let Some(preferred) = self.preferred.filter(|node| *node != config.node) else {
+            return;
+        };
+        if !due || !self.leading() {
+            return;
+        }
+        self.next_hand_over_tick = now_tick + 2 * u64::from(config.election_ticks_max);
+        let (nodes, commit) = (&self.raft.membership().nodes, self.raft.commit());
+        let is_well = |peer: &&raft::PeerStatus| {
+            let there = nodes.get(&peer.id) == Some(&preferred);
+            there
+                && peer.silent_ticks <= u64::from(config.heartbeat_ticks)
+                && peer.matched >= commit
+        };
+        let status = self.raft.status();
+        if let Some(home) = status.peers.iter().find(is_well).map(|peer| peer.id) {
+            // A refusal changes nothing; it is tried again.
+            let _ = self.raft.transfer(Some(home));
+        }
+    }
+
     pub(crate) fn tick(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
         self.raft.tick();
         self.watch_fitness(shared);
+        self.maybe_go_home(shared.now_tick, &shared.config);
         self.refuse_overdue(shared);
         self.propose_clock(shared);
         self.propose_checkpoint(shared);
@@ -370,6 +407,11 @@ impl Group {
     /// Reads that cannot be confirmed here go back to the door: they changed nothing.
     fn void_reads(&mut self, shared: &mut Shared) {
         self.reads.void(|reply_to, spec, args, since_tick| {
+            if reply_to.is_part {
+                let gathers = &mut shared.table.gathers;
+                gathers.void(reply_to, spec, args, since_tick);
+                return shared.table.read_ended(reply_to.conn);
+            }
             let held = Held::new(reply_to.conn, reply_to.seq, spec, args, since_tick);
             shared.waiting.hold(held, &mut shared.table);
             shared.roles_changed = true;
@@ -385,7 +427,7 @@ impl Group {
             .set_since_clock(since_ticks * shared.config.tick_ms);
         let state = &*state;
         let run = |reply_to: ReplyTo, spec, args: Args<'_>| {
-            shared.table.reply(reply_to.conn, reply_to.seq, |replies| {
+            shared.table.answer(reply_to, |replies| {
                 state.read(spec, args, replies);
             });
             shared.table.read_ended(reply_to.conn);
@@ -417,7 +459,7 @@ impl Group {
                 continue;
             }
             shared.counters.unknown += 1;
-            shared.table.reply(write.conn, write.seq, |replies| {
+            shared.table.answer(*write, |replies| {
                 replies.error(
                     "UNKNOWN the write was sent to the replicas and not confirmed in time; it may \
                      or may not have happened, now or later",
@@ -433,7 +475,7 @@ impl Group {
 
     /// This connection is gone.
     pub(crate) fn closed(&mut self, conn: ConnId) {
-        self.waits.retain(|wait| wait.conn != conn);
+        self.waits.retain(|wait| wait.reply_to.conn != conn);
     }
 
     pub(crate) fn status(&self) -> GroupStatus {
@@ -456,7 +498,7 @@ impl Group {
             },
             leading: self.leading(),
             primary: self.primary(),
-            slots: self.slots,
+            slots: self.served().runs().collect(),
             term: self.raft.term().get(),
             commit: self.raft.commit().get(),
             applied: self.state.as_ref().map_or(0, |state| state.applied.get()),
@@ -475,7 +517,7 @@ impl Group {
 
 /// Tells a client that its read was not run.
 fn answer_unread(read: ReplyTo, shared: &mut Shared) {
-    shared.table.reply(read.conn, read.seq, |replies| {
+    shared.table.answer(read, |replies| {
         replies.error("CLUSTERDOWN no majority of this shard answers; nothing was read");
     });
 }

@@ -126,9 +126,7 @@ impl Group {
         shared.counters.redirects += refused.len() as u64;
         for write in refused {
             let text = face::redirect(&shared.config, write.slot, primary);
-            shared
-                .table
-                .reply(write.conn, write.seq, |replies| replies.error(&text));
+            shared.table.answer(*write, |replies| replies.error(&text));
         }
     }
 }
@@ -136,8 +134,6 @@ impl Group {
 /// Tells these clients that their commands did not happen and may be sent again.
 fn refuse_busy(refused: &[ReplyTo], shared: &mut Shared) {
     for write in refused {
-        shared
-            .table
-            .reply(write.conn, write.seq, |replies| replies.error(BUSY));
+        shared.table.answer(*write, |replies| replies.error(BUSY));
     }
 }

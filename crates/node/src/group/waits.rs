@@ -3,17 +3,16 @@
 //! Every acknowledged write is on the disks of a majority already, so WAIT is never needed for safety;
 //! programs written for Redis ask it all the same, and get a true answer.
 
-use kvorum_base::{ConnId, Index};
+use kvorum_base::Index;
 
 use super::Group;
-use super::batch::BatchNumber;
+use super::batch::{BatchNumber, ReplyTo};
 use crate::shared::Shared;
 
 /// One WAIT.
 #[derive(Debug)]
 pub(crate) struct Wait {
-    pub(crate) conn: ConnId,
-    pub(crate) seq: u32,
+    pub(crate) reply_to: ReplyTo,
     /// The connection's last write.
     pub(crate) after: BatchNumber,
     /// How many replicas besides this one must have it.
@@ -39,7 +38,7 @@ impl Group {
                 let count = if wait.after <= resolved { have } else { 0 };
                 shared
                     .table
-                    .reply(wait.conn, wait.seq, |replies| replies.integer(count as i64));
+                    .answer(wait.reply_to, |replies| replies.integer(count as i64));
             }
             !(due || done || !leading)
         });

@@ -401,6 +401,13 @@ fn messages() -> Vec<(PeerMessage, String)> {
         },
         "06 08 ac02 07 0807060504030201".to_owned(),
     ));
+    messages.push((
+        PeerMessage::Leads {
+            group: GroupId(8),
+            term: Term(300),
+        },
+        "07 08 ac02".to_owned(),
+    ));
     messages
 }
 
@@ -408,6 +415,7 @@ const HEADER: PeerHeader = PeerHeader {
     level: 2,
     wall: UnixMillis(3),
     memory_limit: 4,
+    memory_used: 6,
     incarnation: 5,
 };
 
@@ -423,7 +431,8 @@ fn a_peer_frame_is_golden() {
         "head",
         &pieces[0][8..],
         &format!(
-            "01 01 0200 {} 0300000000000000 0400000000000000 0500000000000000 {golden}",
+            "01 01 0200 {} 0300000000000000 0400000000000000 0600000000000000 \
+             0500000000000000 {golden}",
             hex(&(head as u32).to_le_bytes())
         ),
     );

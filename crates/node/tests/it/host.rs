@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kvorum_base::script::{Command, Runner, run_folder};
 use kvorum_base::{
-    ClusterId, ConnId, GroupId, Index, NodeId, Planted, ReplicaId, Term, UnixMillis,
+    ClusterId, ConnId, GroupId, Index, NodeId, Planted, ReplicaId, SlotSet, Term, UnixMillis,
 };
 use kvorum_node::format::chunk::{ChunkReader, Loaded};
 use kvorum_node::format::entry::{self, EntryBuilder};
@@ -79,10 +80,11 @@ fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
             .collect(),
         groups: vec![GroupSpec {
             group: GROUP,
-            slots: (0, 16383),
+            slots: Arc::new(SlotSet::all()),
             replicas: (1..=nodes)
                 .map(|node| (ReplicaId(node), NodeId(node)))
                 .collect(),
+            preferred: None,
         }],
         password: None,
         tick_ms: 10,

@@ -184,6 +184,7 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::config::NodeOptions;
+    use crate::identity::Shape;
     use crate::testing::TempDir;
     use std::sync::Arc;
     use std::sync::mpsc::Receiver;
@@ -200,7 +201,13 @@ mod tests {
     fn request(shared: &Shared) -> Prepare {
         Prepare {
             node: 1,
-            plan: Plan::draw(vec![shared.settings.advertised.clone()]),
+            plan: Plan::draw(
+                vec![shared.settings.advertised.clone()],
+                Shape {
+                    shards: 1,
+                    replicas: 1,
+                },
+            ),
             secret: Some("07".repeat(32)),
         }
     }

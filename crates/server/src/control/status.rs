@@ -49,8 +49,8 @@ pub struct GroupStatus {
     pub role: String,
     /// The node of the primary, as far as known here.
     pub primary: Option<u64>,
-    /// The first and the last slot.
-    pub slots: (u16, u16),
+    /// The slots that it serves: first and last of each run.
+    pub slots: Vec<(u16, u16)>,
     /// The term.
     pub term: u64,
     /// The commit index.
@@ -145,7 +145,7 @@ impl From<&kvorum_node::status::GroupStatus> for GroupStatus {
             replica: group.replica.get(),
             role: group.role.to_owned(),
             primary: group.primary.map(kvorum_base::NodeId::get),
-            slots: group.slots,
+            slots: group.slots.clone(),
             term: group.term,
             commit: group.commit,
             applied: group.applied,

@@ -19,11 +19,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use kvorum_base::{GroupId, NodeId, ReplicaId};
+use kvorum_base::{GroupId, NodeId};
 use kvorum_node::format::chunk::{ChunkReader, Loaded};
 use kvorum_node::log::{LogOptions, Recovered, Recovery};
 use kvorum_node::start::Snapshots;
-use kvorum_node::{Config, Effect, GroupSpec, Member, Node};
+use kvorum_node::{Config, Effect, Member, Node};
 
 use super::bulk;
 use super::segments::SegmentFiles;
@@ -238,19 +238,13 @@ fn node_config(
         };
         members.insert(NodeId(member.node), member_of);
     }
-    let (group, replicas) = manifest.replicas();
-    let replicas: BTreeMap<ReplicaId, NodeId> = replicas.into_iter().collect();
     Ok(Config {
         node: NodeId(manifest.node),
         cluster: manifest.cluster(),
         incarnation,
         hash_key: hash_key(manifest),
         members,
-        groups: vec![GroupSpec {
-            group,
-            slots: (0, kvorum_base::slot::SLOT_COUNT - 1),
-            replicas,
-        }],
+        groups: manifest.groups(),
         password: settings.password.clone(),
         tick_ms,
         heartbeat_ticks: ticks(heartbeat_ms).max(1),

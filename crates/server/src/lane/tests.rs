@@ -13,7 +13,7 @@ use crate::disk::bulk::SNAPSHOT_DIR;
 use crate::disk::faults::Faults;
 use crate::disk::segments::SegmentFiles;
 use crate::disk::{DiskOptions, startup};
-use crate::identity::{Manifest, Plan};
+use crate::identity::{Manifest, Plan, Shape};
 use crate::mail::Mailbox;
 use crate::secret::Secret;
 use crate::testing::TempDir;
@@ -49,7 +49,11 @@ fn rig_in(dir: TempDir, max_clients: u32, segment_bytes: u32) -> Rig {
         ..NodeOptions::default()
     };
     let settings = options.settle().expect("settings");
-    let plan = Plan::draw(vec![settings.advertised.clone()]);
+    let shape = Shape {
+        shards: 1,
+        replicas: 1,
+    };
+    let plan = Plan::draw(vec![settings.advertised.clone()], shape);
     let manifest = Manifest::prepared(1, plan, &Secret::new([1; 32]));
     let log = LogOptions {
         salt: manifest.log_salt,

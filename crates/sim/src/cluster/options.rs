@@ -4,9 +4,10 @@
 //! into any one of them: nodes that are always being killed never fill a log, and a full disk hides
 //! what a failed sync would have shown.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use kvorum_base::{ClusterId, GroupId, NodeId, Planted, Prng, ReplicaId};
+use kvorum_base::{ClusterId, GroupId, NodeId, Planted, Prng, ReplicaId, SlotSet};
 use kvorum_node::log::LogOptions;
 use kvorum_node::{Config, GroupSpec, Member};
 
@@ -223,8 +224,9 @@ impl Options {
             members: ids.clone().map(|id| (NodeId(id), member(id))).collect(),
             groups: vec![GroupSpec {
                 group: GROUP,
-                slots: (0, 16383),
+                slots: Arc::new(SlotSet::all()),
                 replicas: ids.map(|id| (ReplicaId(id), NodeId(id))).collect(),
+                preferred: None,
             }],
             password: None,
             tick_ms: self.tick_ms,

@@ -1,0 +1,59 @@
+//! Which group of this node serves a slot, so that the door looks once.
+
+use std::sync::Arc;
+
+use kvorum_base::slot::SLOT_COUNT;
+use kvorum_base::{Slot, SlotSet};
+
+use crate::group::Group;
+
+/// Served by no group here.
+const NOWHERE: u16 = u16::MAX;
+
+/// By slot: the place of the group that serves it. Derived from the groups; made anew when one of their
+/// sets has changed.
+#[derive(Debug)]
+pub(crate) struct Places {
+    groups: Box<[u16]>,
+    made_of: Vec<Arc<SlotSet>>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            groups: vec![NOWHERE; usize::from(SLOT_COUNT)].into(),
+            made_of: Vec::new(),
+        }
+    }
+}
+
+impl Places {
+    /// The place of the group that serves this slot, among the node's groups.
+    pub(crate) fn group_of(&self, slot: Slot) -> Option<usize> {
+        let group = self.groups[usize::from(slot.get())];
+        (group != NOWHERE).then_some(usize::from(group))
+    }
+
+    /// Looks at the groups again.
+    pub(crate) fn update(&mut self, groups: &[Group]) {
+        let sets = groups.iter().map(Group::served);
+        // A set is never changed while another holds it: the same place in memory is the same set.
+        if self.made_of.len() == groups.len()
+            && sets
+                .zip(&self.made_of)
+                .all(|(set, old)| Arc::ptr_eq(set, old))
+        {
+            return;
+        }
+        self.made_of = groups
+            .iter()
+            .map(|group| Arc::clone(group.served()))
+            .collect();
+        self.groups.fill(NOWHERE);
+        for (place, set) in self.made_of.iter().enumerate() {
+            for (first, last) in set.runs() {
+                self.groups[usize::from(first)..=usize::from(last)].fill(place as u16);
+            }
+        }
+    }
+}
