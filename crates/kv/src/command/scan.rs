@@ -4,7 +4,7 @@
 //! splits of buckets, failovers and moves. Keys that are there all the time come out exactly once;
 //! those of one position come out together, since no cursor points between them.
 //!
-//! A node serves stretches of slots, of several shards: whoever sends a walk from one to the next appends
+//! A node serves stretches of slots, of several shards: whoever sends a walk from one to the next inserts
 //! `KVORUM.WITHIN <last slot> <cursor>`: how far it may go here, and what it goes on with.
 
 use kvorum_base::Slot;
@@ -67,14 +67,13 @@ pub fn first_cursor_of(slot: Slot) -> u64 {
 /// The same walk from this cursor on, and up to the last position of a slot. After that comes `beyond`.
 #[must_use]
 pub fn scan_within(args: Args<'_>, cursor: u64, last: Slot, beyond: u64) -> ArgsBuf {
-    // Options stand in pairs; this one is the last, and has two values.
-    let at = args.len().saturating_sub(3);
-    let is_bounded = at >= 2 && at.is_multiple_of(2) && args.get(at).eq_ignore_ascii_case(WITHIN);
-    let options = if is_bounded { at } else { args.len() };
+    let is_bounded = args.len() >= 5 && args.get(2).eq_ignore_ascii_case(WITHIN);
+    let options = if is_bounded { 5 } else { 2 };
     let (cursor, last, beyond) = (cursor.to_string(), last.to_string(), beyond.to_string());
+    // In front of the other options, so that an incomplete one stays what it is.
+    let bound = [WITHIN, last.as_bytes(), beyond.as_bytes()];
     let mut bounded = vec![args.get(0), cursor.as_bytes()];
-    bounded.extend(args.iter().take(options).skip(2));
-    bounded.extend([WITHIN, last.as_bytes(), beyond.as_bytes()]);
+    bounded.extend(bound.into_iter().chain(args.iter().skip(options)));
     bounded.iter().collect()
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::nodes::{Node, cluster, cluster_with, primary, wait_for_one_state};
+use crate::nodes::{Node, cluster, cluster_of, cluster_with, primary, wait_for_one_state};
 use crate::process::{Running, TempDir, my_turn, wait_for};
 use crate::resp::{Client, Reply, bulk};
 
@@ -153,6 +153,19 @@ fn sessions(alone: Result<Command, String>, clustered: Result<Command, String>) 
 fn redis_py() {
     let _turn = my_turn();
     sessions(python("redis_py.py"), python("redis_py_cluster.py"));
+}
+
+#[test]
+fn redis_py_with_shards() {
+    let _turn = my_turn();
+    let mut script = match python("redis_py_shards.py") {
+        Ok(script) => script,
+        Err(reason) => return ignored(&reason),
+    };
+    let dir = TempDir::new();
+    let mut nodes = cluster_of(&dir, 3, 3, |_| Vec::new(), &[]);
+    script.args(nodes.iter().map(|node| node.port.to_string()));
+    converse(&mut script, &mut nodes);
 }
 
 #[test]

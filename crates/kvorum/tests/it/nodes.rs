@@ -164,6 +164,17 @@ pub(crate) fn cluster_with(
     arguments: impl Fn(u16) -> Vec<String>,
     environment: &[(&str, &str)],
 ) -> Vec<Node> {
+    cluster_of(dir, count, 1, arguments, environment)
+}
+
+/// The same with so many shards.
+pub(crate) fn cluster_of(
+    dir: &TempDir,
+    count: u16,
+    shards: u16,
+    arguments: impl Fn(u16) -> Vec<String>,
+    environment: &[(&str, &str)],
+) -> Vec<Node> {
     let port = free_port(count);
     let start = |number: u16| {
         let arguments = arguments(port + number);
@@ -173,7 +184,8 @@ pub(crate) fn cluster_with(
     };
     let nodes: Vec<Node> = (0..count).map(start).collect();
     let all: Vec<String> = nodes.iter().map(Node::http).collect();
-    succeeds(&["ctl", "init", "--nodes", &all.join(",")]);
+    let (all, shards) = (all.join(","), shards.to_string());
+    succeeds(&["ctl", "init", "--nodes", &all, "--shards", &shards]);
     for node in &nodes {
         node.wait_until_ready();
     }

@@ -74,7 +74,11 @@ fn a_directory_that_cannot_be_trusted_is_not_started_on() {
     let listen = format!("127.0.0.1:{}", free_port(1));
     for (text, answer) in [
         ("kvorum manifest 99\ncrc32c 00000000\n{}\n", "newer"),
-        ("kvorum manifest 1\ncrc32c 00000000\n{}\n", "damaged"),
+        (
+            "kvorum manifest 1\ncrc32c 00000000\n{}\n",
+            "before the first release",
+        ),
+        ("kvorum manifest 2\ncrc32c 00000000\n{}\n", "damaged"),
         ("", "damaged"),
     ] {
         std::fs::write(&path, text).expect("written");

@@ -60,7 +60,8 @@ fn start_kvorum(dir: &TempDir, port: u16) -> Running {
     let output = dir.path().join("up.out");
     let file = std::fs::File::create(&output).expect("a file");
     let data = dir.path().join("kvorum");
-    let child = kvorum(&["up", "--nodes", "1", "--port", &port.to_string()])
+    let port = port.to_string();
+    let child = kvorum(&["up", "--nodes", "1", "--shards", "1", "--port", &port])
         .arg("--dir")
         .arg(data)
         .stdout(file)
