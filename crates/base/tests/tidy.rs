@@ -11,6 +11,7 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("kvorum-resp", &["base"]),
     ("kvorum-raft", &["base"]),
     ("kvorum-kv", &["base", "resp"]),
+    ("kvorum-cluster", &["base"]),
     ("kvorum-node", &["base", "resp", "raft", "kv"]),
     ("kvorum-server", &["base", "resp", "raft", "kv", "node"]),
     ("kvorum-sim", &["base", "resp", "raft", "kv", "node"]),
@@ -18,7 +19,7 @@ const HOUSE: &[(&str, &[&str])] = &[
 ];
 
 /// No socket, file, thread, clock or randomness of their own.
-const PURE: &[&str] = &["base", "resp", "raft", "kv", "node"];
+const PURE: &[&str] = &["base", "resp", "raft", "kv", "cluster", "node"];
 
 /// What a pure crate may not say, and why.
 const BANNED_IN_PURE: &[(&str, &str)] = &[
