@@ -10,7 +10,7 @@ impl Coordinator {
         match self.workers.insert(worker, Doing::Nothing) {
             Some(Doing::Nothing) => return,
             Some(Doing::Attempt(id)) => {
-                self.give_up(id, "its worker asked for other work", effects)
+                self.give_up(id, "its worker asked for other work", effects);
             }
             Some(Doing::Unknown) | None => {}
         }
