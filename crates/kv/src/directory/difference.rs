@@ -10,7 +10,7 @@
 //! ```
 //!
 //! 1. Both stand at the same position: what is the same memory is passed unseen, a node with all that
-//!    is below it; of two nodes that differ the wider one is opened, so that both stay in step.
+//!    is below it; what differs is opened on both sides, but a bucket waits for a node to come down to it.
 //! 2. Otherwise whichever is behind opens its next bucket, and the items are merged one by one. However
 //!    the cuts of the two differ (a split, a join), behind the wider bucket they are in step again.
 //!
@@ -25,14 +25,6 @@ use crate::position::Position;
 
 /// Behind the last position.
 const END: u128 = 1 << u64::BITS;
-
-/// What a difference needs to know of the values.
-pub(crate) trait Compared: Clone {
-    /// The order of two values at one position; equal ones are two states of the same thing.
-    fn order(&self, other: &Self) -> Ordering;
-    /// Whether two states of the same thing differ in nothing.
-    fn is_same(&self, other: &Self) -> bool;
-}
 
 /// What lies from one position to another, both included, as it was at one moment; and little beside
 /// it, so that writes elsewhere copy nothing for it.
@@ -79,6 +71,14 @@ struct Passage<T> {
     /// Of the bucket's items: the next one, and the one behind those of the range.
     next: usize,
     until: usize,
+}
+
+/// What a difference needs to know of the values.
+pub(crate) trait Compared: Clone {
+    /// The order of two values at one position; equal ones are two states of the same thing.
+    fn order(&self, other: &Self) -> Ordering;
+    /// Whether two states of the same thing differ in nothing.
+    fn is_same(&self, other: &Self) -> bool;
 }
 
 impl<T: Clone> Directory<T> {
@@ -204,24 +204,25 @@ impl<T: Compared> Difference<T> {
     }
 
     fn open_in_step(&mut self) {
-        let (Some((old_shift, old)), Some((new_shift, new))) =
-            (self.old.first_child(), self.new.first_child())
+        let (Some((_, old)), Some((_, new))) = (self.old.first_child(), self.new.first_child())
         else {
             unreachable!("neither is at the end");
         };
         let (open_old, open_new) = match (old, new) {
-            (Child::Node(old), Child::Node(new)) if Arc::ptr_eq(old, new) => (false, false),
-            (Child::Node(_), Child::Node(_)) => (old_shift >= new_shift, new_shift >= old_shift),
+            (Child::Node(old), Child::Node(new)) => {
+                let is_shared = Arc::ptr_eq(old, new);
+                (!is_shared, !is_shared)
+            }
             (Child::Node(_), Child::Bucket { .. }) => (true, false),
             (Child::Bucket { .. }, Child::Node(_)) => (false, true),
             (
+                Child::Bucket { depth, bucket: old },
                 Child::Bucket {
-                    depth: d,
-                    bucket: b,
+                    depth: new_depth,
+                    bucket: new,
                 },
-                Child::Bucket { depth, bucket },
             ) => {
-                let is_shared = d == depth && Arc::ptr_eq(b, bucket);
+                let is_shared = depth == new_depth && Arc::ptr_eq(old, new);
                 (!is_shared, !is_shared)
             }
         };
