@@ -22,8 +22,12 @@
 //!
 //! What it does not do: it knows nothing of keys, time or sessions; and it does not shrink eagerly.
 
+mod difference;
+
 use std::cmp::Ordering;
 use std::sync::Arc;
+
+pub(crate) use difference::{Compared, Difference, Side, Span};
 
 use crate::limits::{BUCKET_ITEMS_JOIN, BUCKET_ITEMS_MAX};
 use crate::position::Position;
@@ -225,24 +229,9 @@ impl<T: Clone> Directory<T> {
 
     /// A consistent view of what lies from one position to another, and of little beside it.
     pub(crate) fn walk_range(&self, first: Position, last: Position) -> Walk<T> {
-        let mut stack = Vec::new();
-        let mut node = &*self.root;
-        let mut shift = u64::BITS - NODE_BITS;
-        loop {
-            let from = node.child_at(first, shift);
-            // Where the ends part, everything between them is taken as it is.
-            let share_child = first.0 >> shift == last.0 >> shift;
-            let to = node.child_at(last, shift);
-            if let Child::Node(next) = &node.children[from]
-                && share_child
-            {
-                node = next;
-                shift -= NODE_BITS;
-                continue;
-            }
-            let between: Vec<_> = node.children[from..=to].to_vec();
-            stack.push(between.into_iter());
-            return Walk { root: None, stack };
+        Walk {
+            root: None,
+            stack: vec![self.span(first, last).children.into_iter()],
         }
     }
 

@@ -20,6 +20,7 @@ use kvorum_base::UnixMillis;
 use crate::hash::{self, BLOCK_BYTES};
 use crate::limits::{INLINE_BYTES_MAX, INLINE_KEY_BYTES_MAX, KEY_OVERHEAD_BYTES};
 use crate::value::{Fresh, Text, Value, ValueRef};
+use crate::view::KeyItem;
 
 const VERSION_BYTES: usize = 6;
 const FLAGS: usize = VERSION_BYTES;
@@ -96,6 +97,23 @@ impl Entry {
         }))
     }
 
+    /// The entry that an item of a view, or a change, is about.
+    pub(crate) fn of_item(item: KeyItem<'_>) -> Self {
+        let KeyItem {
+            key,
+            value: ValueRef::String(text),
+            deadline,
+            version,
+        } = item;
+        match text {
+            Text::Inline(bytes) => Self::new(key, Fresh::Text(bytes), deadline, version),
+            Text::Counted(bytes) => {
+                let value = Value::String(bytes.clone());
+                Self::new(key, Fresh::Value(&value), deadline, version)
+            }
+        }
+    }
+
     pub(crate) fn key(&self) -> &[u8] {
         match self {
             Self::Inline(bytes) => &bytes[key_start(bytes)..][..usize::from(bytes[KEY_LENGTH])],
@@ -166,6 +184,15 @@ impl Entry {
                     *version,
                 )
             }
+        }
+    }
+
+    /// Whether another entry of the same key is the same in everything that is replicated.
+    pub(crate) fn is_same_state(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Inline(one), Self::Inline(other)) => one == other,
+            (Self::Large(one), Self::Large(other)) if Arc::ptr_eq(one, other) => true,
+            _ => self.parts() == other.parts(),
         }
     }
 

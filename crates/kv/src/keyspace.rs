@@ -227,16 +227,7 @@ impl Keyspace {
             .map(|(end, count)| hash::numbers([2, end.get(), *count]));
         let served = (self.served.runs())
             .map(|(first, last)| hash::numbers([4, u64::from(first), u64::from(last)]));
-        let slots = self.slots.touched_from(0).map(|(slot, state)| {
-            let contents = state.keys_hash.wrapping_add(state.rows_hash);
-            hash::numbers([
-                3,
-                u64::from(slot.get()),
-                state.version,
-                state.last_removal,
-                contents,
-            ])
-        });
+        let slots = (self.slots.touched_from(0)).map(|(slot, state)| state.hash(slot));
         sessions
             .chain(served)
             .chain(slots)
@@ -327,6 +318,17 @@ impl Keyspace {
 
     /// Removes a key, and says whether it was there, expired or not.
     pub(crate) fn remove(&mut self, at: Located<'_>) -> bool {
+        let was_there = self.take_out(at);
+        if was_there {
+            let state = self.slots.get_mut(at.position.slot());
+            state.version += 1;
+            state.last_removal = state.version;
+        }
+        was_there
+    }
+
+    /// Takes a key out, and says whether it was there, without counting it as a change of the slot.
+    pub(crate) fn take_out(&mut self, at: Located<'_>) -> bool {
         let order = |entry: &Entry| entry.compare(at.key);
         let Some(entry) = self.keys.remove(at.position, order) else {
             return false;
@@ -338,10 +340,7 @@ impl Keyspace {
             self.hidden_keys -= 1;
         }
         self.weigh(slot, entry.weight(), Weight::default());
-        let state = self.slots.get_mut(slot);
-        state.version += 1;
-        state.last_removal = state.version;
-        state.keys -= 1;
+        self.slots.get_mut(slot).keys -= 1;
         true
     }
 
@@ -440,7 +439,7 @@ impl Keyspace {
         state.version
     }
 
-    fn weigh(&mut self, slot: Slot, before: Weight, after: Weight) {
+    pub(crate) fn weigh(&mut self, slot: Slot, before: Weight, after: Weight) {
         let state = self.slots.get_mut(slot);
         state.keys_hash = state
             .keys_hash
@@ -491,6 +490,7 @@ impl Keyspace {
             row_bytes += weight.bytes;
             let state = again.get_mut(slot);
             state.rows += 1;
+            state.row_bytes += weight.bytes;
             state.rows_hash = state.rows_hash.wrapping_add(weight.hash);
         }
         assert_eq!(self.row_ends.len(), served_rows);

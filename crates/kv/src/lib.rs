@@ -16,6 +16,8 @@
 //!
 //! - [`command`] has the table of commands and the way from a request to its reply;
 //! - [`keyspace`] is the state, [`view`] takes it consistently while writes go on, and loads it back;
+//! - [`delta`] is what changed in some slots between two moments, for a slot that moves to another
+//!   keyspace, which takes it in by [`Keyspace::stage`];
 //! - [`session`] makes a repeated command happen once;
 //! - [`limits`] has every limit with its reason.
 //!
@@ -31,8 +33,10 @@ mod clock;
 pub mod command;
 mod deadlines;
 mod decimal;
+pub mod delta;
 mod directory;
 mod entry;
+mod frozen;
 pub mod glob;
 mod hash;
 pub mod keyspace;
@@ -43,6 +47,7 @@ mod rows;
 mod serving;
 pub mod session;
 mod slots;
+mod stage;
 pub mod value;
 pub mod view;
 mod warm;
@@ -53,6 +58,8 @@ pub use command::{
     Command, CrossSlot, Refusal, apply, find, keys_of, keys_of_encoded, printed, read, resolve,
     slot_of_keys,
 };
+pub use delta::{Change, Delta, SessionChange};
+pub use frozen::Frozen;
 pub use keyspace::{Found, Garbage, Keyspace};
 pub use load::{LoadError, Loader};
 pub use session::{Recorded, Token};

@@ -6,14 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use kvorum_base::slot::SLOT_COUNT;
-use kvorum_resp::check_stored;
-
-use crate::entry::{Entry, VERSION_MAX};
+use crate::entry::Entry;
 use crate::keyspace::Keyspace;
-use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::session::SessionRow;
-use crate::value::{Fresh, Text, Value, ValueRef};
 use crate::view::{Item, KeyItem, MetaItem, SessionItem, SlotItem};
 
 /// The items are not those of a view.
@@ -107,11 +102,11 @@ impl Loader {
         let in_order = self
             .slot
             .is_none_or(|last| last.slot.get() < item.slot.get());
-        if !self.has_meta || !in_order || item.slot.get() >= SLOT_COUNT {
+        if !self.has_meta || !in_order {
             return refuse(format!("slot {} does not follow", item.slot));
         }
-        if item.last_removal > item.version || item.version > VERSION_MAX {
-            return refuse(format!("the versions of slot {}", item.slot));
+        if !item.is_holdable() {
+            return refuse(format!("what is said of slot {}", item.slot));
         }
         let state = self.keyspace.slots.get_mut(item.slot);
         state.version = item.version;
@@ -134,7 +129,7 @@ impl Loader {
             last_sequence,
             replies: replies.to_vec(),
         };
-        if !row.is_valid() || replies.iter().any(|one| check_stored(&one.reply).is_err()) {
+        if !row.is_holdable() {
             return refuse(format!("the row of session {session} in slot {slot}"));
         }
         if self.keyspace.has_row(slot, session) {
@@ -145,29 +140,14 @@ impl Loader {
     }
 
     fn load_key(&mut self, item: KeyItem<'_>) -> Result<(), LoadError> {
-        let KeyItem {
-            key,
-            value,
-            deadline,
-            version,
-        } = item;
         let slot = self.open_slot()?;
-        let at = self.keyspace.locate(key);
-        let ValueRef::String(text) = value;
-        let fits = key.len() <= KEY_BYTES_MAX
-            && text.as_bytes().len() <= VALUE_BYTES_MAX
-            && version <= slot.version
-            && at.position.slot() == slot.slot;
+        let at = self.keyspace.locate(item.key);
+        let fits =
+            item.is_holdable() && item.version <= slot.version && at.position.slot() == slot.slot;
         if !fits {
             return refuse(format!("a key in slot {}", slot.slot));
         }
-        let entry = match text {
-            Text::Inline(bytes) => Entry::new(key, Fresh::Text(bytes), deadline, version),
-            Text::Counted(bytes) => {
-                let value = Value::String(bytes.clone());
-                Entry::new(key, Fresh::Value(&value), deadline, version)
-            }
-        };
+        let entry = Entry::of_item(item);
         if self.keyspace.put_new(at, entry) {
             Ok(())
         } else {

@@ -144,15 +144,25 @@ impl Keyspace {
     }
 
     fn remove_first_row(&mut self) {
-        let Some((_, at, session)) = self.row_ends.pop_first() else {
+        let Some((_, at, session)) = self.row_ends.first().copied() else {
             return;
         };
-        let slot = at.slot();
+        let was_there = self.take_row(at.slot(), session);
+        assert!(was_there, "session {session} has no row in {at:?}");
+    }
+
+    /// Takes a row out, and says whether it was there.
+    pub(crate) fn take_row(&mut self, slot: Slot, session: SessionId) -> bool {
+        let at = self.row_position(slot, session);
         let Some(row) = self.rows.remove(at, |row| row.session.cmp(&session)) else {
-            panic!("session {session} has no row in slot {slot}");
+            return false;
         };
+        if self.served.contains(slot) {
+            self.row_ends.remove(&(row.end, at, session));
+        }
         self.weigh_row(slot, row.weight(slot), Weight::default());
         self.slots.get_mut(slot).rows -= 1;
+        true
     }
 
     pub(crate) fn has_row(&self, slot: Slot, session: SessionId) -> bool {
@@ -166,16 +176,17 @@ impl Keyspace {
             .map(|row| &**row)
     }
 
-    fn row_position(&self, slot: Slot, session: SessionId) -> Position {
+    pub(crate) fn row_position(&self, slot: Slot, session: SessionId) -> Position {
         self.locator.within(slot, &session.get().to_le_bytes())
     }
 
-    fn weigh_row(&mut self, slot: Slot, before: Weight, after: Weight) {
+    pub(crate) fn weigh_row(&mut self, slot: Slot, before: Weight, after: Weight) {
         let state = self.slots.get_mut(slot);
         state.rows_hash = state
             .rows_hash
             .wrapping_sub(before.hash)
             .wrapping_add(after.hash);
+        state.row_bytes = state.row_bytes - before.bytes + after.bytes;
         self.row_bytes = self.row_bytes - before.bytes + after.bytes;
     }
 }

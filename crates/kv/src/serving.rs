@@ -86,13 +86,8 @@ impl Keyspace {
             self.hidden_keys -= state.keys;
             self.key_bytes -= state.bytes;
         }
+        self.row_bytes -= state.row_bytes;
         let (first, last) = Position::range_of(slot);
-        let rows = self
-            .rows
-            .range(first)
-            .take_while(|item| item.position <= last);
-        let weights = rows.map(|item| item.value.weight(slot).bytes);
-        self.row_bytes -= weights.sum::<u64>();
         drop(self.rows.take_range(first, last));
         self.slots.reset(slot);
     }

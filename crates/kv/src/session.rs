@@ -163,7 +163,7 @@ impl SessionRow {
         }
     }
 
-    /// Whether the invariants hold; a row from outside is asked before it is believed.
+    /// Whether the invariants hold.
     pub(crate) fn is_valid(&self) -> bool {
         let sorted = self
             .replies
@@ -172,6 +172,12 @@ impl SessionRow {
         let first = self.replies.first().map_or(0, |first| first.sequence);
         let last = self.replies.last().map_or(0, |last| last.sequence);
         sorted && last == self.last_sequence && last > 0 && first > self.edge()
+    }
+
+    /// Whether a keyspace can hold it: its invariants hold, and its replies are replies.
+    pub(crate) fn is_holdable(&self) -> bool {
+        let is_reply = |one: &Recorded| kvorum_resp::check_stored(&one.reply).is_ok();
+        self.is_valid() && self.replies.iter().all(is_reply)
     }
 
     fn place(&self, sequence: u64) -> Result<usize, usize> {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use kvorum_base::Slot;
 use kvorum_base::slot::SLOT_COUNT;
 
+use crate::hash;
+
 const PAGE_SLOTS: usize = 64;
 const PAGES: usize = SLOT_COUNT as usize / PAGE_SLOTS;
 
@@ -27,6 +29,8 @@ pub(crate) struct SlotState {
     pub(crate) rows: u64,
     /// Logical bytes of the keys.
     pub(crate) bytes: u64,
+    /// Logical bytes of the session rows.
+    pub(crate) row_bytes: u64,
     /// The sum of the keys' hashes.
     pub(crate) keys_hash: u64,
     /// The sum of the session rows' hashes.
@@ -39,9 +43,23 @@ const UNTOUCHED: SlotState = SlotState {
     keys: 0,
     rows: 0,
     bytes: 0,
+    row_bytes: 0,
     keys_hash: 0,
     rows_hash: 0,
 };
+
+impl SlotState {
+    /// The hash of the slot: its counters, keys and session rows.
+    pub(crate) fn hash(&self, slot: Slot) -> u64 {
+        hash::numbers([
+            3,
+            u64::from(slot.get()),
+            self.version,
+            self.last_removal,
+            self.keys_hash.wrapping_add(self.rows_hash),
+        ])
+    }
+}
 
 type Page = [SlotState; PAGE_SLOTS];
 

@@ -17,8 +17,9 @@ use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{SessionId, Slot, SlotSet, UnixMillis};
 
 use crate::directory::{Bucket, Walk};
-use crate::entry::Entry;
+use crate::entry::{Entry, VERSION_MAX};
 use crate::keyspace::Keyspace;
+use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::position::Position;
 use crate::session::{Recorded, SessionRow};
 use crate::slots::{SlotState, Slots};
@@ -95,6 +96,25 @@ pub struct KeyItem<'a> {
     pub deadline: Option<UnixMillis>,
     /// Its version.
     pub version: u64,
+}
+
+impl SlotItem {
+    /// Whether there is such a slot and it can have such versions.
+    pub(crate) fn is_holdable(&self) -> bool {
+        self.slot.get() < SLOT_COUNT
+            && self.last_removal <= self.version
+            && self.version <= VERSION_MAX
+    }
+}
+
+impl KeyItem<'_> {
+    /// Whether a keyspace can hold such a key, in a slot that is as new as it.
+    pub(crate) fn is_holdable(&self) -> bool {
+        let ValueRef::String(text) = self.value;
+        self.key.len() <= KEY_BYTES_MAX
+            && text.as_bytes().len() <= VALUE_BYTES_MAX
+            && self.version <= VERSION_MAX
+    }
 }
 
 /// The view. It can be sent to another thread.
@@ -297,13 +317,14 @@ impl View {
     }
 }
 
-fn slot_item(slot: Slot, state: &SlotState) -> SlotItem {
+pub(crate) fn slot_item(slot: Slot, state: &SlotState) -> SlotItem {
     let SlotState {
         version,
         last_removal,
         keys,
         rows,
         bytes: _,
+        row_bytes: _,
         keys_hash,
         rows_hash,
     } = *state;
@@ -317,7 +338,7 @@ fn slot_item(slot: Slot, state: &SlotState) -> SlotItem {
     }
 }
 
-fn session_item(row: &SessionRow) -> SessionItem<'_> {
+pub(crate) fn session_item(row: &SessionRow) -> SessionItem<'_> {
     let SessionRow {
         session,
         end,
@@ -332,7 +353,7 @@ fn session_item(row: &SessionRow) -> SessionItem<'_> {
     }
 }
 
-fn key_item(entry: &Entry) -> KeyItem<'_> {
+pub(crate) fn key_item(entry: &Entry) -> KeyItem<'_> {
     let (key, value, deadline, version) = entry.parts();
     KeyItem {
         key,

@@ -5,6 +5,7 @@ mod support;
 mod determinism;
 mod loading;
 mod model;
+mod moving;
 #[cfg(feature = "planted")]
 mod planted;
 mod scripts;

@@ -50,7 +50,7 @@ pub(crate) fn view_and_load(keyspace: &Keyspace) -> Keyspace {
 }
 
 /// Draws requests: few keys, so that they meet; all kinds; sessions with repeated numbers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Requests {
     keys: u64,
     tokens: Vec<String>,
