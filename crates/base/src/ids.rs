@@ -115,6 +115,10 @@ number!(
 );
 
 counter!(
+    /// A move of slots from one shard to another: the number of the order that began it. Never reused.
+    MoveId
+);
+counter!(
     /// A Raft term (Raft paper, section 5.1).
     Term
 );

@@ -78,6 +78,13 @@ impl SlotSet {
         was_there
     }
 
+    /// Whether a slot is in both.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let mut pairs = self.words.iter().zip(other.words.iter());
+        pairs.any(|(one, other)| one & other != 0)
+    }
+
     /// How many slots it has.
     #[must_use]
     pub fn len(&self) -> u32 {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use kvorum_base::{Slot, SlotSet};
 
 use crate::command::Command;
+use crate::command::spec::Spread;
 use crate::deadlines::Deadlines;
 use crate::keyspace::Keyspace;
 use crate::position::Position;
@@ -104,6 +105,12 @@ impl Keyspace {
 }
 
 impl Command<'_> {
+    /// Whether it changes keys without naming them.
+    #[must_use]
+    pub fn changes_all(&self) -> bool {
+        self.spec().spread() == Spread::All
+    }
+
     /// The first slot of its keys that is not served here: then it must not be applied.
     #[must_use]
     pub fn slot_not_served(&self, keyspace: &Keyspace) -> Option<Slot> {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 
 use crate::log::{BatchSeq, SegmentId};
+use crate::moves::order::MoveOrders;
 use crate::status::Process;
 
 /// One event. Borrowed bytes are read during the call and not kept.
@@ -97,6 +98,8 @@ pub enum Control {
     },
     /// Hand over all leaderships, take no new clients' writes, and say `Effect::Stop` when done.
     Shutdown,
+    /// These moves are open, and no others.
+    Moves(MoveOrders),
     /// Take a snapshot of this group now.
     Snapshot {
         /// The group.

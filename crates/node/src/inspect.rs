@@ -4,6 +4,7 @@ use kvorum_base::{GroupId, Index};
 use kvorum_kv::Keyspace;
 use kvorum_raft::Raft;
 
+use crate::moves::state::Moves;
 use crate::node::Node;
 use crate::status::Counters;
 
@@ -14,6 +15,8 @@ pub struct Inspection<'a> {
     pub raft: &'a Raft,
     /// Its state and the last entry in it; absent while it waits for a snapshot.
     pub state: Option<(Index, &'a Keyspace)>,
+    /// What its log has decided about moves.
+    pub moves: Option<&'a Moves>,
 }
 
 impl Node {
@@ -25,6 +28,7 @@ impl Node {
         Some(Inspection {
             raft: &group.raft,
             state: state.map(|state| (state.applied, &state.keyspace)),
+            moves: state.map(|state| &*state.moves),
         })
     }
 

@@ -55,6 +55,38 @@ pub const EXPIRED_PER_ENTRY: usize = 64;
 /// apply, and a primary that does it all at once sends no heartbeats meanwhile and is voted out.
 pub const APPLY_BYTES_PER_TURN: usize = 4 << 20;
 
+/// Bytes of changes in one piece of a move. Each is an entry of the target's log: larger ones would make its
+/// own writers wait.
+pub const MOVE_PIECE_BYTES: usize = 64 << 10;
+
+/// Pieces of a move that are sent and not confirmed.
+pub const MOVE_WINDOW: usize = 8;
+
+/// Slots are sealed when the last round of their stream had no more bytes than this: about what is left to be
+/// sent while nobody can write to them.
+pub const MOVE_SEAL_BYTES: usize = 256 << 10;
+
+/// Rounds after which writes to the moving slots wait at the door: the stream does not catch up with them.
+pub const MOVE_ROUNDS_FREE: u32 = 6;
+
+/// Ticks since its last word within which the target of a move counts as there.
+pub const MOVE_HEARD_TICKS: u64 = 10;
+
+/// Ticks without a confirmation after which pieces are sent again.
+pub const MOVE_RETRY_TICKS: u64 = 30;
+
+/// Ticks after which an entry about a move is proposed again that has not come to pass.
+pub const MOVE_PROPOSE_TICKS: u64 = 20;
+
+/// Ticks between two questions how far the target is.
+pub const MOVE_ASK_TICKS: u64 = 20;
+
+/// Ticks that slots are sealed before the target is asked to refuse them: they are served again then.
+pub const MOVE_SEAL_TICKS: u64 = 200;
+
+/// Uncommitted bytes of the target's group above which it takes no piece: its own writers come first.
+pub const MOVE_UNCOMMITTED_BYTES: usize = 1 << 20;
+
 /// A frame for a peer is closed when it has this many bytes: what arrives is worked on while the rest
 /// is on its way.
 pub const FRAME_BYTES_TARGET: usize = 4 << 20;

@@ -339,6 +339,7 @@ impl Node {
                     let _ = group.raft.transfer(replica);
                 }
             }
+            Control::Moves(orders) => self.shared.orders = orders.clone(),
             Control::Snapshot { group } => {
                 if let Some(group) = self.group_mut(*group) {
                     group.want_snapshot();
@@ -425,6 +426,11 @@ impl Node {
         }
         self.shared.counters.turns += 1;
         if self.serving() {
+            self.note_primaries();
+            let own = self.shared.config.node;
+            for message in std::mem::take(&mut self.shared.loopback) {
+                self.move_message(own, &message);
+            }
             for group in &mut self.groups {
                 group.end_of_turn(&mut self.shared, effects);
             }
@@ -443,6 +449,16 @@ impl Node {
         }
         self.shared.table.flush(effects);
         self.shared.take_notes(effects);
+    }
+
+    fn note_primaries(&mut self) {
+        for group in &self.groups {
+            let primaries = &mut self.shared.primaries;
+            match group.primary() {
+                Some(node) => primaries.insert(group.id, node),
+                None => primaries.remove(&group.id),
+            };
+        }
     }
 
     fn note_append(&mut self, sealed: &[Effect]) {
@@ -549,6 +565,9 @@ impl Node {
     pub fn check(&self) {
         for group in &self.groups {
             group.raft.check();
+            if let Some(state) = &group.state {
+                state.moves.check(&state.keyspace);
+            }
         }
     }
 

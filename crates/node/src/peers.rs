@@ -12,6 +12,7 @@ use kvorum_raft::{Body, Entry, Message};
 
 use crate::config::Config;
 use crate::effect::{Effect, Level, Link};
+use crate::format::moves::MoveMessage;
 use crate::format::peer::{self, PeerHeader, PeerMessage};
 use crate::limits::FRAME_BYTES_TARGET;
 use crate::node::Node;
@@ -199,6 +200,20 @@ impl Peers {
         limit > 0 && used >= limit
     }
 
+    /// Whether a node can hold so many bytes more, as far as was heard.
+    pub(crate) fn has_room(&self, node: NodeId, bytes: u64) -> bool {
+        let (limit, used) = match self.peers.get(&node) {
+            Some(peer) => (peer.memory_limit, peer.memory_used),
+            None => (self.header.memory_limit, self.header.memory_used),
+        };
+        limit == 0 || used.saturating_add(bytes) < limit
+    }
+
+    /// Sends something about a move to the node that leads the other group.
+    pub(crate) fn send_move(&mut self, node: NodeId, message: MoveMessage) {
+        self.push(node, Link::Bulk, PeerMessage::Move(message));
+    }
+
     /// Tells all nodes but these that this one leads the group.
     pub(crate) fn announce(&mut self, group: GroupId, term: Term, members: &[NodeId]) {
         let others: Vec<NodeId> = self.peers.keys().copied().collect();
@@ -321,6 +336,7 @@ impl Node {
                     self.groups[at].state_asked(replica);
                 }
             }
+            PeerMessage::Move(message) => self.move_message(from, &message),
             PeerMessage::Leads { group, term } => {
                 let primaries = &mut self.shared.peers.primaries;
                 let known = primaries.entry(group).or_insert((term, from));
@@ -394,6 +410,13 @@ impl Node {
             return;
         }
         group.raft.step(replica, message);
+    }
+
+    pub(crate) fn move_message(&mut self, from: NodeId, message: &MoveMessage) {
+        let (groups, shared) = (&mut self.groups, &mut self.shared);
+        if let Some(group) = groups.iter_mut().find(|group| group.id == message.to) {
+            group.move_message(from, message, shared);
+        }
     }
 
     fn peer_lost(&mut self, from: NodeId) {

@@ -15,7 +15,7 @@ const NOWHERE: u16 = u16::MAX;
 #[derive(Debug)]
 pub(crate) struct Places {
     groups: Box<[u16]>,
-    made_of: Vec<Arc<SlotSet>>,
+    made_of: Vec<(bool, Arc<SlotSet>)>,
 }
 
 impl Default for Places {
@@ -36,23 +36,26 @@ impl Places {
 
     /// Looks at the groups again.
     pub(crate) fn update(&mut self, groups: &[Group]) {
-        let sets = groups.iter().map(Group::served);
+        let now = groups.iter().map(|group| (group.leading(), group.served()));
         // A set is never changed while another holds it: the same place in memory is the same set.
-        if self.made_of.len() == groups.len()
-            && sets
-                .zip(&self.made_of)
-                .all(|(set, old)| Arc::ptr_eq(set, old))
-        {
+        let same = |((leads, set), (led, old)): ((bool, &Arc<SlotSet>), &(bool, Arc<SlotSet>))| {
+            leads == *led && Arc::ptr_eq(set, old)
+        };
+        if self.made_of.len() == groups.len() && now.zip(&self.made_of).all(same) {
             return;
         }
-        self.made_of = groups
+        let made_of = groups
             .iter()
-            .map(|group| Arc::clone(group.served()))
-            .collect();
+            .map(|group| (group.leading(), Arc::clone(group.served())));
+        self.made_of = made_of.collect();
         self.groups.fill(NOWHERE);
-        for (place, set) in self.made_of.iter().enumerate() {
-            for (first, last) in set.runs() {
-                self.groups[usize::from(first)..=usize::from(last)].fill(place as u16);
+        // Of a slot that has moved, a follower of its old group may not know yet; whoever leads does.
+        for leading in [false, true] {
+            let sets = self.made_of.iter().enumerate();
+            for (place, (_, set)) in sets.filter(|(_, (leads, _))| *leads == leading) {
+                for (first, last) in set.runs() {
+                    self.groups[usize::from(first)..=usize::from(last)].fill(place as u16);
+                }
             }
         }
     }

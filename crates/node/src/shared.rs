@@ -1,13 +1,17 @@
 //! What the groups of a node share: its clients, its log, its links, its clocks.
 
-use kvorum_base::GroupId;
+use std::collections::BTreeMap;
+
+use kvorum_base::{GroupId, NodeId};
 
 use crate::clients::connections::Table;
 use crate::clients::waiting::Waiting;
 use crate::clock::Clocks;
 use crate::config::Config;
 use crate::effect::{Effect, Level, Note};
+use crate::format::moves::MoveMessage;
 use crate::log::Log;
+use crate::moves::order::MoveOrders;
 use crate::peers::Peers;
 use crate::status::Counters;
 
@@ -29,6 +33,12 @@ pub(crate) struct Shared {
     pub(crate) more_to_do: bool,
     /// Names the next snapshot file of this node.
     pub(crate) next_snapshot_number: u64,
+    /// What the shard manager wants.
+    pub(crate) orders: MoveOrders,
+    /// Who leads the groups that have a replica here.
+    pub(crate) primaries: BTreeMap<GroupId, NodeId>,
+    /// What one group here says to another one here.
+    pub(crate) loopback: Vec<MoveMessage>,
     notes: Vec<Note>,
     later: Vec<Effect>,
 }
@@ -49,9 +59,28 @@ impl Shared {
             roles_changed: false,
             next_snapshot_number,
             more_to_do: false,
+            orders: MoveOrders::default(),
+            primaries: BTreeMap::new(),
+            loopback: Vec::new(),
             notes: Vec::new(),
             later: Vec::new(),
             config,
+        }
+    }
+
+    /// The node that leads a group, as far as known here; for where to send something, never to decide.
+    pub(crate) fn primary_of(&self, group: GroupId) -> Option<NodeId> {
+        let here = self.primaries.get(&group).copied();
+        here.or_else(|| self.peers.primary_of(group).map(|(_, node)| node))
+    }
+
+    /// Sends something about a move to the node that leads the other group, which may be this one.
+    pub(crate) fn send_move(&mut self, node: NodeId, message: MoveMessage) {
+        if node == self.config.node {
+            self.loopback.push(message);
+            self.more_to_do = true;
+        } else {
+            self.peers.send_move(node, message);
         }
     }
 

@@ -194,6 +194,7 @@ fn empty_state(spec: &GroupSpec, shared: &Shared, membership: Arc<Membership>) -
         applied: Index::ZERO,
         applied_term: Term::ZERO,
         membership,
+        moves: Arc::default(),
     }
 }
 

@@ -115,6 +115,16 @@ pub struct Counters {
     pub truncations: u64,
     /// Checkpoints at which a replica disagreed.
     pub divergences: u64,
+    /// Bytes of pieces sent for moves.
+    pub move_bytes: u64,
+    /// Streams that arrived and were not what the source had.
+    pub moves_broken: u64,
+    /// Streams that were begun anew, under a higher number.
+    pub streams_anew: u64,
+    /// Steps of moves that were applied.
+    pub move_steps: u64,
+    /// Commands that were refused when they were applied, since their slot was not served any more.
+    pub refused_at_apply: u64,
     /// Live entries of idle groups that were carried to the head of the log.
     pub carries: u64,
 }

@@ -15,6 +15,7 @@ use crate::format::entry::EntryBuilder;
 use crate::group::Group;
 use crate::group::batch::ReplyTo;
 use crate::limits::{UNCOMMITTED_BYTES_MAX, UNSYNCED_CACHE_FACTOR, VALUE_BYTES_MAX};
+use crate::moves::state::Whereabouts;
 use crate::node::Node;
 
 /// What the door did with a request.
@@ -34,6 +35,9 @@ pub(crate) const INPUT_LIMITS: InputLimits = InputLimits {
 
 /// Said where too much waits for the replicas. Nothing was proposed.
 pub(crate) const BUSY: &str = "TRYAGAIN too many bytes of writes wait for the replicas";
+
+/// Said of a slot that is just being moved. Nothing was done.
+pub(crate) const MOVING: &str = "TRYAGAIN the slot is being moved to another shard";
 
 /// Said where too much waits for this node's own disk. Nothing was proposed.
 const DISK_BEHIND: &str = "TRYAGAIN too many bytes of writes wait for the disk of this node";
@@ -205,15 +209,12 @@ impl Node {
         args: Args<'_>,
     ) -> Passed {
         let Some(at) = self.places.group_of(slot) else {
-            return match self.primary_elsewhere(slot) {
-                Some(primary) => self.redirect(client, seq, slot, primary),
-                None => {
-                    self.refuse_request(client, seq, b"CLUSTERDOWN Hash slot not served");
-                    Passed::Yes
-                }
-            };
+            return self.pass_elsewhere(client, seq, slot);
         };
         let group = &self.groups[at];
+        if spec.is_write() && group.driver.holds_back(slot, self.shared.now_tick) {
+            return Passed::Wait;
+        }
         if spec.is_write()
             && (group.raft.transferring() || self.stopping.is_some() && group.leading())
         {
@@ -243,6 +244,31 @@ impl Node {
         };
         self.hand_over(client, reply_to, at, spec, args);
         Passed::Yes
+    }
+
+    /// No group here serves the slot: it is on its way, or elsewhere.
+    fn pass_elsewhere(&mut self, client: &mut Client, seq: u32, slot: Slot) -> Passed {
+        let states = self.groups.iter().filter_map(|group| group.state.as_ref());
+        let newest = states
+            .filter_map(|state| state.moves.whereabouts(slot))
+            .max();
+        let primary = match newest.map(|(_, whose)| whose) {
+            Some(Whereabouts::Moving) => return Passed::Wait,
+            Some(Whereabouts::At(group)) => match self.shared.primary_of(group) {
+                // Its primary is here, and has not applied as much: soon it has.
+                Some(primary) if primary == self.shared.config.node => return Passed::Wait,
+                Some(primary) => Some(primary),
+                None => return Passed::Wait,
+            },
+            None => self.primary_elsewhere(slot),
+        };
+        match primary {
+            Some(primary) => self.redirect(client, seq, slot, primary),
+            None => {
+                self.refuse_request(client, seq, b"CLUSTERDOWN Hash slot not served");
+                Passed::Yes
+            }
+        }
     }
 
     /// A command without keys concerns every group that is led here. Where none is, it goes where the first

@@ -22,6 +22,7 @@
 //! | 3 | membership | as in `membership` |
 //! | 4 | checkpoint: every replica notes the hash of its state here | - |
 //! | 5 | level: what later entries mean is decided by this feature level | 2 bytes |
+//! | 6 | move: of slots, to or from this group | as in `moves` |
 //!
 //! The format has no version of its own: its carriers (log, peer frame) have. A new kind may be
 //! proposed only at a feature level that all replicas of the group understand.
@@ -36,6 +37,7 @@ use kvorum_base::{Index, Malformed, Reader, Term, UnixMillis};
 use kvorum_raft::{Entry, Payload};
 
 use super::membership::{put_membership, read_membership};
+use super::moves::{self, MoveEntry};
 
 /// The bytes before the payload.
 pub const HEADER_BYTES: usize = 33;
@@ -50,6 +52,7 @@ const COMMANDS: u8 = 2;
 const MEMBERSHIP: u8 = 3;
 const CHECKPOINT: u8 = 4;
 const LEVEL: u8 = 5;
+const MOVE: u8 = 6;
 
 /// A batch of commands that becomes one entry. The header is left open until the place in the log is
 /// known.
@@ -164,6 +167,14 @@ pub fn encode_level(term: Term, index: Index, clock: UnixMillis, level: u16) -> 
     seal(bytes, term, index, clock, LEVEL)
 }
 
+/// An entry about a move of slots.
+#[must_use]
+pub fn encode_move(term: Term, index: Index, clock: UnixMillis, entry: &MoveEntry<'_>) -> Bytes {
+    let mut bytes = vec![0; HEADER_BYTES];
+    moves::put_entry(&mut bytes, entry);
+    seal(bytes, term, index, clock, MOVE)
+}
+
 /// An entry that consensus makes by itself. It says nothing about time.
 ///
 /// # Panics
@@ -252,6 +263,10 @@ pub fn decode(data: Bytes) -> Result<Entry, Malformed> {
             reader.u16("feature level")?;
             Payload::Command
         }
+        MOVE => {
+            moves::read_entry(&mut reader)?;
+            Payload::Command
+        }
         _ => return Err(reader.malformed("entry kind")),
     };
     reader.end("entry payload")?;
@@ -276,6 +291,8 @@ pub enum Content<'a> {
     Checkpoint,
     /// The feature level from here on.
     Level(u16),
+    /// A step of a move of slots.
+    Move(MoveEntry<'a>),
 }
 
 /// What this entry says. The entry was checked when it was decoded, or made here.
@@ -293,6 +310,10 @@ pub fn content(entry: &Entry) -> Content<'_> {
         MEMBERSHIP => Content::Membership,
         CHECKPOINT => Content::Checkpoint,
         LEVEL => Content::Level(u16::from_le_bytes([payload[0], payload[1]])),
+        MOVE => {
+            let entry = moves::read_entry(&mut Reader::new(payload));
+            Content::Move(entry.expect("a move's entry was read when it was decoded"))
+        }
         kind => panic!("an entry of kind {kind} was let in"),
     }
 }
@@ -373,6 +394,7 @@ pub fn fuzz(bytes: &[u8]) {
         }
         Content::Checkpoint => encode_checkpoint(entry.term, entry.index, clock(&entry)),
         Content::Level(level) => encode_level(entry.term, entry.index, clock(&entry), level),
+        Content::Move(step) => encode_move(entry.term, entry.index, clock(&entry), &step),
         Content::Empty | Content::Membership => {
             encode_raft(entry.term, entry.index, &entry.payload)
         }

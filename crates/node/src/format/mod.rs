@@ -18,8 +18,10 @@
 //! every reader of the group has been replaced.
 
 pub mod chunk;
+pub mod delta;
 pub mod entry;
 pub mod membership;
+pub mod moves;
 pub mod peer;
 pub mod wal;
 

@@ -23,6 +23,7 @@
 //! | 5 | state wanted | group, replica |
 //! | 6 | diverged | group, replica, index, hash 8 |
 //! | 7 | leads | group, term |
+//! | 8 | move | as in `moves` |
 //!
 //! | body kind | | |
 //! |---|---|---|
@@ -54,6 +55,7 @@ use kvorum_raft::{AppendOutcome, Body, Chunk, Entry, Message, SnapshotId};
 
 use super::entry;
 use super::membership::{membership_len, put_membership, read_membership};
+use super::moves::{self, MoveMessage};
 
 const VERSION: u8 = 1;
 const OLDEST: u8 = 1;
@@ -139,6 +141,8 @@ pub enum PeerMessage {
         /// The term in which it leads.
         term: Term,
     },
+    /// From the primary of one group to that of another, about slots that move between them.
+    Move(MoveMessage),
 }
 
 /// How many bytes the message takes in a frame, at most; few more than it does. For cutting frames, so
@@ -148,8 +152,10 @@ pub fn bytes(message: &PeerMessage) -> usize {
     /// Two kinds, the numbers of a replica's message, and of the longest body.
     const NUMBERS_BYTES: usize = 1 + 4 * VARINT_BYTES_MAX + 1 + 6 * VARINT_BYTES_MAX;
     const VARINT_BYTES_MAX: usize = 10;
-    let PeerMessage::Raft { message, .. } = message else {
-        return NUMBERS_BYTES;
+    let message = match message {
+        PeerMessage::Raft { message, .. } => message,
+        PeerMessage::Move(message) => return moves::message_bytes(message),
+        _ => return NUMBERS_BYTES,
     };
     let more = match &message.body {
         Body::Append { entries, .. } => {
@@ -237,6 +243,10 @@ fn put_message(head: &mut Vec<u8>, body: &mut Vec<Bytes>, message: &PeerMessage)
         PeerMessage::Leads { group, term } => {
             head.push(7);
             put_numbers(head, &[group.0, term.0]);
+        }
+        PeerMessage::Move(message) => {
+            head.push(8);
+            moves::put_message(head, message);
         }
     }
 }
@@ -436,6 +446,7 @@ fn read_message(head: &mut Reader<'_>, body: &mut FrameBody<'_>) -> Result<PeerM
             group: GroupId(head.varint("group")?),
             term: term(head)?,
         },
+        8 => PeerMessage::Move(moves::read_message(head)?),
         _ => return Err(head.malformed("message kind")),
     })
 }

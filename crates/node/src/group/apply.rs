@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use kvorum_base::{Index, ReplicaId, Term};
+use kvorum_base::crc::crc32c;
+use kvorum_base::slot::slot_of;
+use kvorum_base::{Index, ReplicaId, Slot, Term};
 use kvorum_kv::{Command, Keyspace, Spec, WARM_KEYS_MAX};
 use kvorum_raft::{Entry, Membership, Payload};
 use kvorum_resp::{Args, Replies};
@@ -14,9 +16,13 @@ use kvorum_resp::{Args, Replies};
 use super::Group;
 use super::batch::PendingBatch;
 use super::checkpoint::Verdict;
+use crate::clients::face;
+use crate::clients::gate::MOVING;
 use crate::effect::Level;
 use crate::format::entry::{self, Content};
+use crate::format::moves::{MoveEntry, put_moves};
 use crate::limits::EXPIRED_PER_ENTRY;
+use crate::moves::state::{Moves, Whereabouts};
 use crate::shared::Shared;
 
 /// The replicated state of a group at one applied index. Everything in it is in every snapshot.
@@ -32,12 +38,31 @@ pub(crate) struct State {
     pub(crate) applied_term: Term,
     /// The members as of the applied index, not as of the end of the log.
     pub(crate) membership: Arc<Membership>,
+    /// What was decided about moves of slots.
+    pub(crate) moves: Arc<Moves>,
 }
 
 impl State {
     /// Runs a read on the applied state.
     pub(crate) fn read(&self, spec: &'static Spec, args: Args<'_>, replies: &mut Replies<'_>) {
         kvorum_kv::read(spec, args, &self.keyspace, replies);
+    }
+
+    /// The slot of a request's keys, if it is not served here (any more): then it must not be run.
+    pub(crate) fn slot_not_served(&self, spec: &Spec, args: Args<'_>) -> Option<Slot> {
+        if !self.moves.has_sealed {
+            return None;
+        }
+        let mut slots = kvorum_kv::keys_of(spec, args).map(slot_of);
+        slots.find(|slot| !self.keyspace.served().contains(*slot))
+    }
+
+    /// The hash of all of it, to be compared with that of other replicas.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut moves = Vec::new();
+        put_moves(&mut moves, &self.moves);
+        let moves = u64::from(crc32c(&moves)) << 32;
+        self.keyspace.state_hash().wrapping_add(moves)
     }
 }
 
@@ -103,6 +128,7 @@ impl Group {
                     }
                     Content::Checkpoint => self.note_checkpoint(entry.index, shared),
                     Content::Level(level) => state.keyspace.raise_level(u32::from(level)),
+                    Content::Move(step) => self.apply_move(entry.term, step, shared),
                     Content::Empty | Content::Membership => {}
                 }
             }
@@ -121,11 +147,37 @@ impl Group {
         }
     }
 
+    fn apply_move(&mut self, term: Term, step: MoveEntry<'_>, shared: &mut Shared) {
+        let Some(state) = &mut self.state else { return };
+        let begins = match step {
+            MoveEntry::Sending { id, attempt, .. } => {
+                shared.counters.streams_anew += u64::from(attempt > 1);
+                Some(id)
+            }
+            _ => None,
+        };
+        let is_piece = matches!(step, MoveEntry::Stage(_));
+        let fits = Arc::make_mut(&mut state.moves).apply(&mut state.keyspace, step);
+        self.unchanged = false;
+        if !fits {
+            return;
+        }
+        shared.counters.move_steps += 1;
+        // Whoever waits for the end of a move is tried again.
+        shared.roles_changed |= !is_piece;
+        if let Some(id) = begins
+            && self.raft.is_leader()
+            && self.raft.term() == term
+        {
+            self.begin_stream(id, shared.now_tick);
+        }
+    }
+
     /// Notes this replica's hash, and tells the primary or is the primary.
     fn note_checkpoint(&mut self, index: Index, shared: &mut Shared) {
         self.unchanged = true;
         let Some(state) = &self.state else { return };
-        let hash = state.keyspace.state_hash();
+        let hash = state.hash();
         self.checkpoints.report(index, self.replica, hash);
         if self.raft.is_leader() {
             // What it leads to must not happen between two entries.
@@ -198,7 +250,9 @@ pub(crate) fn run_commands(
 ) {
     // Emptied when the deadline has answered the clients already.
     let mut waiting = pending.map_or(&[][..], |batch| &batch.replies).iter();
-    let keyspace = &mut state.keyspace;
+    let State {
+        keyspace, moves, ..
+    } = state;
     let mut commands = commands.map(Command::decode);
     let mut group = Vec::with_capacity(WARM_KEYS_MAX);
     loop {
@@ -209,12 +263,56 @@ pub(crate) fn run_commands(
         keyspace.warm(group.iter().flat_map(Command::keys));
         for command in group.drain(..) {
             shared.counters.commands_applied += 1;
-            match waiting.next() {
+            let to = waiting.next();
+            if let Some(refusal) = refusal_of(moves, keyspace, &command) {
+                shared.counters.refused_at_apply += 1;
+                if let Some(to) = to {
+                    let text = refusal_text(&refusal, shared);
+                    shared.table.answer(*to, |replies| replies.error(&text));
+                }
+                continue;
+            }
+            match to {
                 Some(to) => shared.table.answer(*to, |replies| {
                     command.apply(keyspace, replies);
                 }),
                 None => command.apply(keyspace, &mut Replies::nobody()),
             }
         }
+    }
+}
+
+/// Why a command must not be applied: whose its slot is, as of this entry.
+struct NotServed {
+    slot: Slot,
+    whose: Option<Whereabouts>,
+}
+
+/// Ownership is decided here and nowhere else: the slot may have been sealed between the door and this
+/// entry, and what the source acknowledged after that would be lost.
+fn refusal_of(moves: &Moves, keyspace: &Keyspace, command: &Command<'_>) -> Option<NotServed> {
+    if !moves.has_sealed {
+        return None;
+    }
+    if let Some(slot) = command.slot_not_served(keyspace) {
+        let whose = moves.whereabouts(slot).map(|(_, whose)| whose);
+        return Some(NotServed { slot, whose });
+    }
+    // A command about all keys would miss those that are sealed.
+    let misses = command.keys().next().is_none() && command.changes_all() && moves.is_sealing();
+    misses.then_some(NotServed {
+        slot: Slot::default(),
+        whose: Some(Whereabouts::Moving),
+    })
+}
+
+fn refusal_text(refusal: &NotServed, shared: &Shared) -> String {
+    let primary = match refusal.whose {
+        Some(Whereabouts::At(group)) => shared.primary_of(group),
+        Some(Whereabouts::Moving) | None => None,
+    };
+    match primary {
+        Some(node) => face::redirect(&shared.config, refusal.slot, Some(node)),
+        None => MOVING.to_owned(),
     }
 }

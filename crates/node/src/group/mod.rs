@@ -23,6 +23,7 @@ pub(crate) mod waits;
 use std::sync::Arc;
 
 use kvorum_base::{Bug, ConnId, GroupId, Index, NodeId, ReplicaId, SlotSet, Term};
+use kvorum_kv::Spec;
 use kvorum_raft::{self as raft, Entry, Persist, Raft, RoleName};
 use kvorum_resp::Args;
 
@@ -30,6 +31,7 @@ use crate::clients::waiting::Held;
 use crate::config::{Config, GroupSpec};
 use crate::effect::{Effect, Level};
 use crate::limits::APPLY_BYTES_PER_TURN;
+use crate::moves::driver::Driver;
 use crate::shared::Shared;
 use crate::status::{FollowerStatus, GroupStatus};
 
@@ -59,6 +61,8 @@ pub(crate) struct Group {
     pub(crate) waits: Vec<Wait>,
     checkpoints: Checkpoints,
     snapshots: Snapshots,
+    /// What it does for moves while it leads.
+    pub(crate) driver: Driver,
     /// The last node heard to lead, for redirects; never used for a decision.
     pub(crate) primary_hint: Option<NodeId>,
     next_checkpoint_tick: u64,
@@ -117,6 +121,7 @@ impl Group {
             waits: Vec::new(),
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::default(),
+            driver: Driver::default(),
             primary_hint: None,
             next_checkpoint_tick: 0,
             clock_tick: 0,
@@ -219,7 +224,9 @@ impl Group {
 
     /// Hands over to the node where the primary should be, once that follows closely.
     fn maybe_go_home(&mut self, now_tick: u64, config: &Config) {
-        let due = now_tick >= self.next_hand_over_tick && !self.raft.transferring();
+        // A stream would begin anew.
+        let moving = !self.driver.is_idle();
+        let due = now_tick >= self.next_hand_over_tick && !self.raft.transferring() && !moving;
         let Some(preferred) = self.preferred.filter(|node| *node != config.node) else {
             return;
         };
@@ -285,6 +292,9 @@ impl Group {
         }
         self.run_reads(shared);
         self.answer_waits(shared);
+        if self.drive_moves(shared) {
+            self.agree(shared, effects);
+        }
     }
 
     /// Carries out what consensus asks for; says whether there was anything.
@@ -380,6 +390,7 @@ impl Group {
             self.checkpoints.clear();
             self.next_checkpoint_tick = shared.now_tick + shared.config.checkpoint_ticks;
         }
+        self.driver.clear();
         if !leading && shared.config.planted.has(Bug::DeposedRedirects) {
             let pending = self.batches.take_all_pending();
             self.refuse(&pending, shared);
@@ -407,14 +418,7 @@ impl Group {
     /// Reads that cannot be confirmed here go back to the door: they changed nothing.
     fn void_reads(&mut self, shared: &mut Shared) {
         self.reads.void(|reply_to, spec, args, since_tick| {
-            if reply_to.is_part {
-                let gathers = &mut shared.table.gathers;
-                gathers.void(reply_to, spec, args, since_tick);
-                return shared.table.read_ended(reply_to.conn);
-            }
-            let held = Held::new(reply_to.conn, reply_to.seq, spec, args, since_tick);
-            shared.waiting.hold(held, &mut shared.table);
-            shared.roles_changed = true;
+            give_back((reply_to, since_tick), spec, args, shared);
         });
     }
 
@@ -427,6 +431,10 @@ impl Group {
             .set_since_clock(since_ticks * shared.config.tick_ms);
         let state = &*state;
         let run = |reply_to: ReplyTo, spec, args: Args<'_>| {
+            if state.slot_not_served(spec, args).is_some() {
+                // Back to the door, which knows where it is to be read.
+                return give_back((reply_to, shared.now_tick), spec, args, shared);
+            }
             shared.table.answer(reply_to, |replies| {
                 state.read(spec, args, replies);
             });
@@ -506,13 +514,30 @@ impl Group {
             keys: keyspace.map_or(0, |keyspace| keyspace.len()),
             expiring_keys: keyspace.map_or(0, |keyspace| keyspace.expiring_len()),
             logical_bytes: keyspace.map_or(0, |keyspace| keyspace.logical_bytes()),
-            state_hash: keyspace.map_or(0, |keyspace| keyspace.state_hash()),
+            state_hash: self.state.as_ref().map_or(0, State::hash),
             clock_ms: keyspace.map_or(0, |keyspace| keyspace.clock().get()),
             snapshot_running: self.snapshots.is_storing(),
             snapshot_index: self.snapshots.stored_index().get(),
             followers: followers.collect(),
         }
     }
+}
+
+/// A read goes back to the door, and waits there since this tick. It changed nothing.
+fn give_back(
+    (reply_to, since_tick): (ReplyTo, u64),
+    spec: &'static Spec,
+    args: Args<'_>,
+    shared: &mut Shared,
+) {
+    if reply_to.is_part {
+        let gathers = &mut shared.table.gathers;
+        gathers.void(reply_to, spec, args, since_tick);
+        return shared.table.read_ended(reply_to.conn);
+    }
+    let held = Held::new(reply_to.conn, reply_to.seq, spec, args, since_tick);
+    shared.waiting.hold(held, &mut shared.table);
+    shared.roles_changed = true;
 }
 
 /// Tells a client that its read was not run.

@@ -46,7 +46,7 @@ impl Group {
 
     /// The clock of the next entry: the median of the voters' clocks; zero, which moves nothing,
     /// while too few are known. That it never steps back is seen to at apply.
-    fn entry_clock(&self, shared: &Shared) -> UnixMillis {
+    pub(crate) fn entry_clock(&self, shared: &Shared) -> UnixMillis {
         let membership = self.raft.membership();
         let voters = membership
             .voters

@@ -469,12 +469,14 @@ impl From<Loaded> for State {
             index,
             term,
             membership,
+            moves,
         } = loaded.header;
         Self {
             keyspace: loaded.keyspace,
             applied: index,
             applied_term: term,
             membership,
+            moves,
         }
     }
 }
@@ -485,6 +487,7 @@ fn header_of(group: GroupId, state: &State) -> SnapshotHeader {
         index: state.applied,
         term: state.applied_term,
         membership: Arc::clone(&state.membership),
+        moves: Arc::clone(&state.moves),
     }
 }
 

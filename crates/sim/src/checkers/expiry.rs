@@ -9,19 +9,27 @@
 //!
 //! The clock itself must keep to the wall clocks: it never runs ahead of the fastest of a majority.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kvorum_base::UnixMillis;
+use kvorum_base::{GroupId, UnixMillis};
 
 use super::linearizable::Model;
 use super::strings::{Input, Output, State, Strings};
 use crate::history::Operation;
 use crate::world::Time;
 
-/// The bounds of the logged clock over virtual time, in Unix milliseconds.
+/// The bounds of the logged clocks of all groups over virtual time, in Unix milliseconds. Which group answers
+/// is not known to clients either: keys move.
 #[derive(Clone, Default, Debug)]
 pub struct LoggedClock {
+    groups: BTreeMap<GroupId, Bounds>,
+}
+
+/// Those of one group.
+#[derive(Clone, Default, Debug)]
+struct Bounds {
     /// The clock that every answer given from then on is at or after.
     committed: Vec<(Time, u64)>,
     /// The latest clock in any state.
@@ -30,17 +38,21 @@ pub struct LoggedClock {
 
 impl LoggedClock {
     /// A replica has applied an entry, which is committed by that, and its clock says this.
-    pub fn applied(&mut self, clock: UnixMillis, now: Time) {
-        rise(&mut self.applied, clock.get(), now);
-        rise(&mut self.committed, clock.get(), now);
+    pub fn applied(&mut self, group: GroupId, clock: UnixMillis, now: Time) {
+        let bounds = self.groups.entry(group).or_default();
+        rise(&mut bounds.applied, clock.get(), now);
+        rise(&mut bounds.committed, clock.get(), now);
     }
 
     /// The clock in the state that an operation called now will see says at least this.
     #[must_use]
     pub fn lowest(&self, called: Time) -> u64 {
         // What is applied at that very instant may come after the call.
-        let known = self.committed.partition_point(|(at, _)| *at < called);
-        known.checked_sub(1).map_or(0, |at| self.committed[at].1)
+        let lowest = |bounds: &Bounds| {
+            let known = bounds.committed.partition_point(|(at, _)| *at < called);
+            known.checked_sub(1).map_or(0, |at| bounds.committed[at].1)
+        };
+        self.groups.values().map(lowest).min().unwrap_or(0)
     }
 
     /// The clock in the state that an operation saw that has returned says at most this.
@@ -49,8 +61,11 @@ impl LoggedClock {
         if returned == Time::NEVER {
             return u64::MAX;
         }
-        let known = self.applied.partition_point(|(at, _)| *at <= returned);
-        known.checked_sub(1).map_or(0, |at| self.applied[at].1)
+        let highest = |bounds: &Bounds| {
+            let known = bounds.applied.partition_point(|(at, _)| *at <= returned);
+            known.checked_sub(1).map_or(0, |at| bounds.applied[at].1)
+        };
+        self.groups.values().map(highest).max().unwrap_or(0)
     }
 }
 

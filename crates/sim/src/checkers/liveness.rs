@@ -1,9 +1,7 @@
 //! After the storm: all live nodes come to the same state.
 
-use kvorum_base::Index;
+use kvorum_base::{GroupId, Index};
 use kvorum_node::Node;
-
-use crate::cluster::options::GROUP;
 
 /// What a node must agree on with the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,10 +16,10 @@ pub struct Position {
     pub has_leader: bool,
 }
 
-/// Where a node stands; `None` if it has no state.
+/// Where a node stands with a group; `None` if it has no state.
 #[must_use]
-pub fn position(node: &Node) -> Option<Position> {
-    let replica = node.inspect(GROUP)?;
+pub fn position(node: &Node, group: GroupId) -> Option<Position> {
+    let replica = node.inspect(group)?;
     let (applied, keyspace) = replica.state?;
     Some(Position {
         applied,

@@ -94,6 +94,16 @@ marks! {
     Carries = "carries",
     /// A pipeline mixed reads and writes of one key.
     MixedPipelines = "mixed pipelines",
+    /// The target of a move has its slots.
+    MovesReceived = "moves received",
+    /// The target of a move refused it.
+    MovesRefused = "moves refused",
+    /// The source of a move ended it.
+    MovesCancelled = "moves cancelled",
+    /// Another primary of the source began the stream anew.
+    StreamsBegunAnew = "streams begun anew",
+    /// A command came to its place in the log when its slot was not served any more.
+    RefusedAtApply = "commands refused when applied",
     /// Connections were broken under clients.
     Disconnects = "disconnects",
 }

@@ -1,17 +1,20 @@
 //! What is checked while the simulation runs: every replica, after every turn.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use kvorum_base::GroupId;
 use kvorum_node::Node;
 use kvorum_node::format::peer::PeerMessage;
 
 use super::coverage::Mark;
-use super::options::{GROUP, Options, WALL_START_MS, node_id};
+use super::options::{Options, WALL_START_MS, node_id};
 use crate::checkers::durability::Ledger;
 use crate::checkers::election_safety::ElectionSafety;
 use crate::checkers::expiry::LoggedClock;
 use crate::checkers::leader_completeness;
 use crate::checkers::log_matching::LogMatching;
+use crate::checkers::owners::Owners;
 use crate::checkers::promises::Promises;
 use crate::checkers::replicas::Replicas;
 use crate::checkers::state_machine::StateMachine;
@@ -39,17 +42,24 @@ pub struct Seen {
     pub failure: Option<Failure>,
 }
 
-/// All that is known of the replicas.
-pub struct Judge {
+/// All that is known of the replicas of one group.
+#[derive(Default)]
+struct Group {
     elections: ElectionSafety,
     promises: Promises,
     logs: LogMatching,
     machine: StateMachine,
     replicas: Replicas,
+    repeated: u64,
+}
+
+/// All that is known of the replicas.
+pub struct Judge {
+    groups: BTreeMap<GroupId, Group>,
     clock: LoggedClock,
+    owners: Owners,
     /// Whether one wrong wall clock cannot decide anything.
     has_median: bool,
-    repeated: u64,
     turns: u64,
     now: Time,
     /// What must be there at the end.
@@ -63,14 +73,10 @@ impl Judge {
     #[must_use]
     pub fn new(options: &Options) -> Self {
         Self {
-            elections: ElectionSafety::default(),
-            promises: Promises::default(),
-            logs: LogMatching::default(),
-            machine: StateMachine::default(),
-            replicas: Replicas::default(),
+            groups: options.groups().map(|id| (id, Group::default())).collect(),
             clock: LoggedClock::default(),
+            owners: Owners::default(),
             has_median: options.nodes > 2,
-            repeated: 0,
             turns: 0,
             now: Time(0),
             ledger: Ledger::default(),
@@ -86,20 +92,26 @@ impl Judge {
 
     /// The node begins another life.
     pub(super) fn restarted(&mut self, node: usize) {
-        self.promises.restarted(node);
-        self.logs.restarted(node);
-        self.machine.restarted(node);
-        self.replicas.restarted(node);
+        for group in self.groups.values_mut() {
+            group.promises.restarted(node);
+            group.logs.restarted(node);
+            group.machine.restarted(node);
+            group.replicas.restarted(node);
+        }
     }
 
     /// A node's frame leaves.
     pub(super) fn said(&mut self, node: usize, messages: &[PeerMessage]) {
         for message in messages {
             if let PeerMessage::Raft {
-                from, to, message, ..
+                group,
+                from,
+                to,
+                message,
             } = message
+                && let Some(known) = self.groups.get_mut(group)
             {
-                self.promises.said(node, *from, *to, message);
+                known.promises.said(node, *from, *to, message);
             }
         }
     }
@@ -112,8 +124,12 @@ impl Judge {
         if self.turns.is_multiple_of(CHECK_EVERY) {
             node.check();
         }
-        if let Err((checker, text)) = self.look(index, node, has_read, &mut seen.marks) {
-            seen.failure = Some(Failure { checker, text });
+        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+        for group in groups {
+            if let Err((checker, text)) = self.look(index, node, group, has_read, &mut seen.marks) {
+                let text = format!("group {group}: {text}");
+                seen.failure.get_or_insert(Failure { checker, text });
+            }
         }
         seen
     }
@@ -122,51 +138,58 @@ impl Judge {
         &mut self,
         index: usize,
         node: &Node,
+        id: GroupId,
         has_read: bool,
         marks: &mut Vec<Mark>,
     ) -> Result<(), (&'static str, String)> {
-        let Some(replica) = node.inspect(GROUP) else {
+        let Some(replica) = node.inspect(id) else {
             return Ok(());
         };
         let raft = replica.raft;
         let named = |checker| move |text| (checker, text);
-        self.promises
+        let group = self.groups.entry(id).or_default();
+        group
+            .promises
             .observe(index, raft)
             .map_err(named("promises"))?;
-        if self
+        if group
             .logs
             .observe(index, raft)
             .map_err(named("log-matching"))?
         {
             marks.push(Mark::Truncations);
         }
-        let is_elected = self
+        let is_elected = group
             .elections
             .observe(raft)
             .map_err(named("election-safety"))?;
         if is_elected {
             marks.push(Mark::Elections);
-            leader_completeness::check(raft, self.machine.committed())
+            leader_completeness::check(raft, group.machine.committed())
                 .map_err(named("leader-completeness"))?;
         }
-        if has_read && raft.is_leader() && raft.term() < self.elections.newest() {
+        if has_read && raft.is_leader() && raft.term() < group.elections.newest() {
             marks.push(Mark::DeposedReads);
         }
-        self.machine
+        group
+            .machine
             .observe(index, raft)
             .map_err(named("state-machine-safety"))?;
-        let repeated = self.machine.repeated();
-        while self.repeated < repeated {
-            self.repeated += 1;
+        let repeated = group.machine.repeated();
+        while group.repeated < repeated {
+            group.repeated += 1;
             marks.push(Mark::SessionRetries);
         }
         if let Some((applied, keyspace)) = replica.state {
-            let is_new = self
+            let is_new = group
                 .replicas
                 .observe(index, applied, keyspace)
                 .map_err(named("replica-equality"))?;
             if is_new {
-                self.clock.applied(keyspace.clock(), self.now);
+                self.clock.applied(id, keyspace.clock(), self.now);
+                self.owners
+                    .observe(id, applied, keyspace.served(), keyspace.clock())
+                    .map_err(named("one-owner"))?;
                 self.check_clock(index, keyspace.clock().get())
                     .map_err(named("expiry"))?;
             }

@@ -7,6 +7,7 @@
 //! - [`workload`]: what clients ask for;
 //! - [`schedule`]: what goes wrong, and when;
 //! - [`judge`]: what is checked meanwhile;
+//! - [`manager`]: moves of slots from group to group;
 //! - [`scenario`]: one seed from its beginning to the verdict;
 //! - [`coverage`]: what came to pass.
 
@@ -14,6 +15,7 @@ pub mod client;
 pub mod coverage;
 pub mod host;
 pub mod judge;
+pub mod manager;
 pub mod options;
 pub mod reply;
 pub mod scenario;
@@ -232,6 +234,14 @@ impl Cluster {
         );
         coverage.add(Mark::Expired, after.expired_keys - before.expired_keys);
         coverage.add(Mark::Carries, after.carries - before.carries);
+        coverage.add(
+            Mark::StreamsBegunAnew,
+            after.streams_anew - before.streams_anew,
+        );
+        coverage.add(
+            Mark::RefusedAtApply,
+            after.refused_at_apply - before.refused_at_apply,
+        );
     }
 
     /// Frames to this machine reach its process from now on.

@@ -7,13 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{ClusterId, GroupId, NodeId, Planted, Prng, ReplicaId, SlotSet};
 use kvorum_node::log::LogOptions;
 use kvorum_node::{Config, GroupSpec, Member};
 
 use crate::world::ms;
 
-/// The one group of the simulated cluster.
+/// The first group of the simulated cluster; often the only one.
 pub const GROUP: GroupId = GroupId(1);
 
 /// The port of node 0; a redirect names the node by it.
@@ -113,6 +114,8 @@ pub struct Options {
     pub seed: u64,
     /// How many nodes there are.
     pub nodes: usize,
+    /// How many shards there are; each has a replica on every node.
+    pub shards: u64,
     /// The dangers that it meets.
     pub dangers: Vec<Danger>,
     /// How long the storm lasts at least.
@@ -168,6 +171,7 @@ impl Options {
         Self {
             seed,
             nodes,
+            shards: draw_shards(seed),
             dangers,
             storm: Duration::from_secs(60),
             operations_min: 2_000,
@@ -188,6 +192,24 @@ impl Options {
             deadline_ms: prng.range(1_000, 5_000),
             big_value_max: u64::from(segment_bytes) / 24,
             planted: Planted::default(),
+        }
+    }
+
+    /// The groups that there are.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (1..=self.shards).map(GroupId)
+    }
+
+    fn spec(&self, group: GroupId) -> GroupSpec {
+        let (place, nodes) = (group.get() - 1, self.nodes as u64);
+        let begin = |place: u64| place * u64::from(SLOT_COUNT) / self.shards;
+        let slots = (begin(place) as u16, (begin(place + 1) - 1) as u16);
+        let replica = |node: u64| (ReplicaId(place * nodes + node), NodeId(node));
+        GroupSpec {
+            group,
+            slots: Arc::new(SlotSet::of_runs([slots])),
+            replicas: (1..=nodes).map(replica).collect(),
+            preferred: (self.shards > 1).then(|| node_id((place % nodes) as usize)),
         }
     }
 
@@ -222,12 +244,7 @@ impl Options {
             incarnation: life,
             hash_key: [7; 16],
             members: ids.clone().map(|id| (NodeId(id), member(id))).collect(),
-            groups: vec![GroupSpec {
-                group: GROUP,
-                slots: Arc::new(SlotSet::all()),
-                replicas: ids.map(|id| (ReplicaId(id), NodeId(id))).collect(),
-                preferred: None,
-            }],
+            groups: self.groups().map(|group| self.spec(group)).collect(),
             password: None,
             tick_ms: self.tick_ms,
             heartbeat_ticks: (100 / self.tick_ms) as u32,
@@ -250,6 +267,12 @@ impl Options {
             planted: self.planted,
         }
     }
+}
+
+/// Half of the seeds are about one shard: there misfortunes get deepest.
+fn draw_shards(seed: u64) -> u64 {
+    let mut prng = Prng::new(seed ^ 0x5368_6172_6473_0001);
+    *prng.pick(&[1, 1, 1, 2, 2, 3]).expect("a choice")
 }
 
 /// The id of node `node`, counted from 0.

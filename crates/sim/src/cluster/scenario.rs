@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::client::{Answer, Client, Request};
 use super::coverage::Coverage;
 use super::judge::Failure;
+use super::manager::Manager;
 use super::options::Options;
 use super::{Cluster, schedule, workload};
 use crate::checkers::expiry::LoggedStrings;
@@ -68,10 +69,12 @@ async fn play(cluster: Rc<Cluster>) {
     }
     let clients = workload::start(&cluster);
     schedule::start(&cluster);
+    let manager = Manager::start(&cluster);
     storm(&cluster).await;
     schedule::calm(&cluster);
     cluster.is_closing.set(true);
     if !clients_end(&cluster, clients).await
+        || !wait(&cluster, "the end of all moves", || manager.is_idle()).await
         || !nodes_agree(&cluster).await
         || !write_succeeds(&cluster).await
     {
@@ -111,13 +114,14 @@ async fn clients_end(cluster: &Rc<Cluster>, clients: Vec<Joining<()>>) -> bool {
 }
 
 async fn nodes_agree(cluster: &Rc<Cluster>) -> bool {
-    let agree = || {
+    let agree = |group| {
         let live = cluster.hosts().into_iter().filter(|host| !host.is_lost());
         let positions: Vec<_> = live
-            .map(|host| host.with_node(position).flatten())
+            .map(|host| host.with_node(|node| position(node, group)).flatten())
             .collect();
         has_converged(&positions)
     };
+    let agree = || cluster.options.groups().all(agree);
     wait(cluster, "the same state on all live nodes", agree).await
 }
 

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use kvorum_base::Prng;
+use kvorum_base::{GroupId, Prng};
 use kvorum_node::Control;
 
 use super::Cluster;
@@ -109,7 +109,9 @@ impl Strike {
             Danger::Transfer => self.transfer(),
             Danger::Snapshot => {
                 let host = self.host();
-                host.deliver_now(Incoming::Control(Control::Snapshot { group: GROUP }));
+                for group in self.cluster.options.groups() {
+                    host.deliver_now(Incoming::Control(Control::Snapshot { group }));
+                }
             }
             Danger::Shutdown => {
                 let host = self.host();
@@ -394,13 +396,21 @@ impl Strike {
         self.cluster.hit(Mark::Transfers);
         let to = self.prng.index(hosts.len() + 1);
         let to = hosts.get(to).map(|host| node_id(host.index()));
-        leader.deliver_now(Incoming::Control(Control::Transfer { group: GROUP, to }));
+        let groups = self.cluster.options.groups();
+        let led = |group: &GroupId| leads_group(leader, *group);
+        if let Some(group) = groups.filter(led).last() {
+            leader.deliver_now(Incoming::Control(Control::Transfer { group, to }));
+        }
     }
 }
 
 fn leads(host: &Host) -> bool {
+    leads_group(host, GROUP)
+}
+
+fn leads_group(host: &Host, group: GroupId) -> bool {
     let leads = host.with_node(|node| {
-        let replica = node.inspect(GROUP);
+        let replica = node.inspect(group);
         replica.is_some_and(|replica| replica.raft.is_leader())
     });
     leads == Some(true)

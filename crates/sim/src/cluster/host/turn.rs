@@ -54,7 +54,7 @@ impl Host {
         let reads_before = process.counted.reads;
         let counters = *process.node.counters();
         cluster.count(&process.counted, &counters);
-        if counters.snapshots_unreadable > 0 {
+        if counters.snapshots_unreadable + counters.moves_broken > 0 {
             // Frames arrive late, twice or not at all, but never changed.
             let text = format!("node {} was sent a mixture", node_id(self.index));
             cluster.fail("snapshot-transfer", text);
