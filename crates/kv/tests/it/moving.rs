@@ -5,7 +5,7 @@ use kvorum_base::{Prng, SessionId, Slot, SlotSet, UnixMillis};
 use kvorum_kv::{Change, Delta, Frozen, Item, Keyspace, Run, find};
 use kvorum_resp::ArgsBuf;
 
-use crate::support::{Requests, SECRET, keyspace_at, request};
+use crate::support::{Requests, SECRET, keyspace_at, request, view_and_load};
 
 /// A keyspace that hides these slots and holds nothing.
 fn target(slots: &SlotSet) -> Keyspace {
@@ -24,11 +24,23 @@ fn round(
     old: Option<Frozen>,
     target: &mut Keyspace,
 ) -> (u64, Frozen) {
+    disturbed_round(source, slots, old, target, |_, _| {})
+}
+
+/// The same with something done to the target after each change.
+fn disturbed_round(
+    source: &Keyspace,
+    slots: &SlotSet,
+    old: Option<Frozen>,
+    target: &mut Keyspace,
+    mut disturb: impl FnMut(u64, &mut Keyspace),
+) -> (u64, Frozen) {
     let mut delta = Delta::new(old, source.freeze(slots));
     let mut changes = 0;
     while let Some(change) = delta.next_change() {
         assert!(target.stage(change.clone()), "{change:?}");
         changes += 1;
+        disturb(changes, target);
     }
     (changes, delta.into_new())
 }
@@ -112,7 +124,14 @@ fn rounds_of_differences_end_in_the_same_slots() {
                 );
                 old = None;
             }
-            let (_, new) = round(&source, &slots, old.take(), &mut target);
+            // At some change the target is a replica that was loaded from a snapshot.
+            let reload_at = prng.below(300);
+            let disturb = |number, target: &mut Keyspace| {
+                if number == reload_at {
+                    *target = view_and_load(target);
+                }
+            };
+            let (_, new) = disturbed_round(&source, &slots, old.take(), &mut target, disturb);
             assert!(
                 same(&source, &target, &slots),
                 "round {number} of seed {seed}"

@@ -261,7 +261,7 @@ fn put_header(out: &mut Vec<u8>, header: &SnapshotHeader) {
 
 /// Appends an item. Every item and every field is taken apart by name, so that a new one cannot be
 /// forgotten here.
-fn put_item(out: &mut Vec<u8>, item: Item<'_>) {
+pub(super) fn put_item(out: &mut Vec<u8>, item: Item<'_>) {
     match item {
         Item::Meta(MetaItem {
             clock,
@@ -555,8 +555,12 @@ impl ChunkReader {
             }
             2 => self.read_meta(&mut reader)?,
             3 => self.read_slot(&mut reader)?,
-            4 => self.read_session(&mut reader)?,
-            5 | 6 => self.read_string(&mut reader, kind == 6)?,
+            4 => {
+                let (session, replies) = read_session(&mut reader)?;
+                let replies = &replies;
+                self.take(Item::Session(SessionItem { replies, ..session }))?;
+            }
+            5 | 6 => self.take(Item::Key(read_string(&mut reader, kind == 6)?))?,
             7 => {
                 let items = reader.varint("item count")?;
                 let hash = reader.u64("state hash")?;
@@ -594,52 +598,9 @@ impl ChunkReader {
     }
 
     fn read_slot(&mut self, reader: &mut Reader<'_>) -> Result<(), ChunkError> {
-        let slot = SlotItem {
-            slot: Slot(reader.u16("slot")?),
-            version: reader.varint("slot version")?,
-            last_removal: reader.varint("last removal")?,
-            sessions: reader.varint("session count")?,
-            keys: reader.varint("key count")?,
-            hash: reader.u64("slot hash")?,
-        };
+        let slot = read_slot(reader)?;
         self.hash = self.hash.wrapping_add(slot.hash);
         self.take(Item::Slot(slot))
-    }
-
-    fn read_session(&mut self, reader: &mut Reader<'_>) -> Result<(), ChunkError> {
-        let session = SessionId(reader.varint("session")?);
-        let end = UnixMillis(reader.varint("session end")?);
-        let last_sequence = reader.varint("last sequence")?;
-        let mut replies = Vec::new();
-        for _ in 0..reader.varint("reply count")? {
-            replies.push(Recorded {
-                sequence: reader.varint("sequence")?,
-                command_hash: reader.u64("command hash")?,
-                reply: Bytes::copy_from_slice(reader.block("reply")?),
-            });
-        }
-        self.take(Item::Session(SessionItem {
-            session,
-            end,
-            last_sequence,
-            replies: &replies,
-        }))
-    }
-
-    fn read_string(&mut self, reader: &mut Reader<'_>, timed: bool) -> Result<(), ChunkError> {
-        let version = reader.varint("version")?;
-        let deadline = match timed {
-            true => Some(UnixMillis(reader.varint("deadline")?)),
-            false => None,
-        };
-        let key = reader.block("key")?;
-        let value = ValueRef::String(Text::Inline(reader.block("value")?));
-        self.take(Item::Key(KeyItem {
-            key,
-            value,
-            deadline,
-            version,
-        }))
     }
 
     /// The state, once all pieces are in.
@@ -672,6 +633,57 @@ fn read_header(reader: &mut Reader<'_>) -> Result<SnapshotHeader, Malformed> {
         index: super::read_index(reader)?,
         term: super::read_term(reader)?,
         membership: Arc::new(read_membership(reader)?),
+    })
+}
+
+/// The fields of a slot.
+pub(super) fn read_slot(reader: &mut Reader<'_>) -> Result<SlotItem, Malformed> {
+    Ok(SlotItem {
+        slot: Slot(reader.u16("slot")?),
+        version: reader.varint("slot version")?,
+        last_removal: reader.varint("last removal")?,
+        sessions: reader.varint("session count")?,
+        keys: reader.varint("key count")?,
+        hash: reader.u64("slot hash")?,
+    })
+}
+
+/// The fields of a session; its replies are handed out beside it, since they are borrowed by it.
+pub(super) fn read_session(
+    reader: &mut Reader<'_>,
+) -> Result<(SessionItem<'static>, Vec<Recorded>), Malformed> {
+    let session = SessionItem {
+        session: SessionId(reader.varint("session")?),
+        end: UnixMillis(reader.varint("session end")?),
+        last_sequence: reader.varint("last sequence")?,
+        replies: &[],
+    };
+    let mut replies = Vec::new();
+    for _ in 0..reader.varint("reply count")? {
+        replies.push(Recorded {
+            sequence: reader.varint("sequence")?,
+            command_hash: reader.u64("command hash")?,
+            reply: Bytes::copy_from_slice(reader.block("reply")?),
+        });
+    }
+    Ok((session, replies))
+}
+
+/// The fields of a string, with a deadline or without.
+pub(super) fn read_string<'a>(
+    reader: &mut Reader<'a>,
+    timed: bool,
+) -> Result<KeyItem<'a>, Malformed> {
+    let version = reader.varint("version")?;
+    let deadline = match timed {
+        true => Some(UnixMillis(reader.varint("deadline")?)),
+        false => None,
+    };
+    Ok(KeyItem {
+        key: reader.block("key")?,
+        value: ValueRef::String(Text::Inline(reader.block("value")?)),
+        deadline,
+        version,
     })
 }
 

@@ -5,6 +5,7 @@
 //! - [`wal`]: the records of the write-ahead log (the batches that carry them are `log::frame`'s);
 //! - [`peer`]: what nodes say to each other;
 //! - [`chunk`]: a group's whole state, piece by piece;
+//! - [`delta`]: one thing that changed in a slot that moves to another group;
 //! - [`membership`]: who takes part in a group, a part of several of the above.
 //!
 //! The identity of a data directory is a text file for people, and the shell's.
@@ -18,6 +19,7 @@
 //! every reader of the group has been replaced.
 
 pub mod chunk;
+pub mod delta;
 pub mod entry;
 pub mod membership;
 pub mod peer;
