@@ -5,8 +5,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use kvorum_base::{Prng, UnixMillis};
-use kvorum_kv::{Command, Keyspace, Loader, WARM_KEYS_MAX, find, read, resolve};
+use kvorum_base::{Prng, SessionId, SlotSet, UnixMillis};
+use kvorum_kv::{Command, Delta, Keyspace, Loader, WARM_KEYS_MAX, find, read, resolve};
 use kvorum_resp::{ArgsBuf, OutBuf, Replies, Version};
 
 #[global_allocator]
@@ -125,6 +125,7 @@ fn main() {
         groups(&mut keyspace, &value, warm);
     }
     views(&mut keyspace, &value);
+    differences(&mut keyspace, &value);
 }
 
 /// Groups of commands as they lie in an entry, with and without fetching ahead.
@@ -195,4 +196,58 @@ fn views(keyspace: &mut Keyspace, value: &[u8]) {
         "state hash",
         start.elapsed().as_nanos() as f64 / 1e3
     );
+}
+
+/// What a slot move costs the one that sends and the one that takes, if it takes all slots along.
+fn differences(keyspace: &mut Keyspace, value: &[u8]) {
+    let slots = SlotSet::all();
+    let keys = keyspace.len() as f64;
+    let start = Instant::now();
+    let frozen = keyspace.freeze(&slots);
+    let micros = start.elapsed().as_nanos() as f64 / 1e3;
+    println!("{:<40} {micros:8.1} us", "freeze all slots");
+    let mut all = Delta::new(None, frozen.clone());
+    let start = processor_time();
+    while let Some(change) = all.next_change() {
+        black_box(change);
+    }
+    let nanos = (processor_time() - start).as_nanos() as f64 / keys;
+    println!(
+        "{:<40} {nanos:8.0} ns a key",
+        "first difference: everything"
+    );
+
+    let mut target = Keyspace::serving(SECRET, SlotSet::none(), SessionId(1));
+    let mut all = Delta::new(None, frozen.clone());
+    let start = processor_time();
+    while let Some(change) = all.next_change() {
+        assert!(target.stage(change));
+    }
+    let nanos = (processor_time() - start).as_nanos() as f64 / keys;
+    println!("{:<40} {nanos:8.0} ns a key", "the same, and taken in");
+    assert_eq!(target.slots_hash(&slots), keyspace.slots_hash(&slots));
+
+    let mut old = frozen;
+    for writes in [0, 1, 1000, 100_000] {
+        let mut prng = Prng::new(10);
+        for _ in 0..writes {
+            let command = encoded(&[b"SET", &key(prng.below(KEYS)), value]);
+            apply(keyspace, &command);
+        }
+        let new = keyspace.freeze(&slots);
+        let start = Instant::now();
+        let mut delta = Delta::new(Some(old), new);
+        let mut changes = 0;
+        while let Some(change) = delta.next_change() {
+            black_box(change);
+            changes += 1;
+        }
+        println!(
+            "{:<40} {:8.0} us, {changes} changes, {} keys looked at",
+            format!("difference after {writes} writes"),
+            start.elapsed().as_nanos() as f64 / 1e3,
+            delta.looked_at(),
+        );
+        old = delta.into_new();
+    }
 }

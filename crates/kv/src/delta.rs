@@ -34,7 +34,8 @@ use crate::view::{KeyItem, SessionItem, SlotItem, key_item, session_item, slot_i
 /// One thing that is not as it was.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change<'a> {
-    /// The counters of a slot, as they are now.
+    /// A slot whose versions are not as they were, as they are now. Its counts and hash are those of the
+    /// later view; whoever takes the change in has sums of its own.
     Slot(SlotItem),
     /// A session's row in a slot that is new or changed, as it is now.
     Session(SessionChange<'a>),
@@ -185,9 +186,10 @@ impl Passage {
         while self.next_slot <= self.last_slot {
             let slot = Slot(self.next_slot);
             self.next_slot += 1;
-            let item = slot_item(slot, new_slots.get(slot));
-            if item != slot_item(slot, old_slots.get(slot)) {
-                return Some(Found::Slot(item));
+            let (old, new) = (old_slots.get(slot), new_slots.get(slot));
+            // What else is kept of a slot are sums over what is in it.
+            if (new.version, new.last_removal) != (old.version, old.last_removal) {
+                return Some(Found::Slot(slot_item(slot, new)));
             }
         }
         let row = self.rows.advance().map(Found::Row);

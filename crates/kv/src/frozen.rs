@@ -1,9 +1,9 @@
 //! Some slots as they were at one moment: what a slot move compares two of.
 //!
-//! It holds the pieces of the two directories that the slots lie in, and their counters. Nothing is
-//! copied for it but, while it lives, each of those buckets before its first write; writes to other
-//! slots copy nothing (but the few hundred bytes of a page of counters). So it may be held for as long
-//! as a round of a move takes, and dropping the last holder of many buckets costs as dropping a
+//! It holds the pieces of the two directories that the slots lie in, and the counters of all slots.
+//! Nothing is copied for it but, while it lives, each of those buckets before its first write; a write
+//! to another slot copies at most a page of counters, once. So it may be held for as long as a round of
+//! a move takes, and dropping the last holder of many buckets costs as dropping a
 //! [`View`](crate::View) does.
 //!
 //! The sums over slots are here too: by them both sides of a move learn that they hold the same.

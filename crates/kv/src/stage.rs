@@ -7,7 +7,8 @@
 //!
 //! Taking in is a part of apply: it cannot fail and is the same on every replica. What is not for a
 //! hidden slot, or is nothing that a keyspace can hold, changes nothing. A change that was lost,
-//! repeated out of turn or wrong leaves a keyspace that is sound, and a hash that is not the source's.
+//! repeated out of turn or wrong leaves a keyspace that is sound (a snapshot of it can be loaded), and
+//! a hash that is not the source's.
 
 use std::sync::Arc;
 

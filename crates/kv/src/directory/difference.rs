@@ -347,6 +347,7 @@ mod tests {
     use kvorum_base::Prng;
 
     use super::*;
+    use crate::limits::BUCKET_ITEMS_MAX;
 
     /// Something with a name and a state.
     type Named = (u64, u64);
@@ -463,34 +464,91 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_shared_is_not_looked_at() {
+    /// Sets up many items everywhere.
+    fn filled() -> (Directory<Named>, Twin) {
         let mut prng = Prng::new(1);
         let (mut directory, mut twin) = (Directory::<Named>::default(), Twin::new());
         for _ in 0..100_000 {
             write(&mut directory, &mut twin, &mut prng, true);
         }
-        let all = (Position(0), Position(u64::MAX));
-        let mut old = directory.span(all.0, all.1);
+        (directory, twin)
+    }
+
+    fn whole(directory: &Directory<Named>) -> Span<Named> {
+        directory.span(Position(0), Position(u64::MAX))
+    }
+
+    #[test]
+    fn what_is_shared_is_not_looked_at() {
+        let mut prng = Prng::new(2);
+        let (mut directory, twin) = filled();
+        let mut old = whole(&directory);
         for writes in [0, 1, 20, 500] {
             let copied = directory.copies();
             for _ in 0..writes {
                 let (position, name) = *twin.keys().nth(prng.index(twin.len())).expect("one");
                 let order = |other: &Named| other.0.cmp(&name);
-                let held = directory.find_mut(Position(position), order).expect("one");
-                held.1 += 1;
+                let held = directory.find_mut(Position(position), order);
+                held.expect("it is there").1 += 1;
             }
-            let new = directory.span(all.0, all.1);
+            let new = whole(&directory);
             let mut difference = Difference::between(Some(old), &new);
             let changes = std::iter::from_fn(|| difference.advance()).count() as u64;
-            let written = directory.copies() - copied;
+            let copied = directory.copies() - copied;
             assert!(changes <= writes && changes * 2 >= writes);
             assert!(
-                difference.looked_at() <= written * 300,
-                "of {written} buckets"
+                difference.looked_at() <= copied * BUCKET_ITEMS_MAX as u64,
+                "{} items for {copied} buckets",
+                difference.looked_at()
             );
-            assert!(difference.looked_at() >= changes);
             old = new;
         }
+    }
+
+    /// Splits, levels that are put in, and joins: behind them both are in step again.
+    #[test]
+    fn other_cuts_are_looked_at_where_they_are() {
+        let (mut directory, _) = filled();
+        let before = whole(&directory);
+        let copied = directory.copies();
+        let crowd: Vec<u64> = (0..5000)
+            .map(|number| 0x4444_0000_0000_0000 | number)
+            .collect();
+        for &position in &crowd {
+            assert!(directory.insert(Position(position), (1000, 0), |_| Ordering::Less));
+        }
+        let grown = whole(&directory);
+        let most = |copied| crowd.len() as u64 + copied * 2 * BUCKET_ITEMS_MAX as u64;
+        let mut difference = Difference::between(Some(before.clone()), &grown);
+        let mut sides = std::iter::from_fn(|| difference.advance());
+        assert!(
+            sides
+                .by_ref()
+                .take(crowd.len())
+                .all(|side| side == Side::New)
+        );
+        assert_eq!(sides.next(), None);
+        let copied = directory.copies() - copied;
+        assert!(copied < 10, "{copied} buckets were copied");
+        assert!(difference.looked_at() <= most(copied));
+
+        let copied = directory.copies();
+        for &position in &crowd {
+            let removed = directory.remove(Position(position), |other| other.0.cmp(&1000));
+            assert!(removed.is_some());
+        }
+        let copied = directory.copies() - copied;
+        let shrunk = whole(&directory);
+        let mut difference = Difference::between(Some(grown), &shrunk);
+        let gone = std::iter::from_fn(|| difference.advance());
+        assert!(gone.eq(crowd.iter().map(|_| Side::Old)));
+        assert!(difference.looked_at() <= most(copied));
+
+        let mut difference = Difference::between(Some(before), &shrunk);
+        assert_eq!(difference.advance(), None);
+        assert!(
+            difference.looked_at() <= most(10),
+            "and not all is looked at"
+        );
     }
 }

@@ -5,7 +5,7 @@ use kvorum_base::{Prng, SessionId, Slot, SlotSet, UnixMillis};
 use kvorum_kv::{Change, Delta, Frozen, Item, Keyspace, Run, find};
 use kvorum_resp::ArgsBuf;
 
-use crate::support::{Requests, SECRET, keyspace_at, request};
+use crate::support::{Requests, SECRET, keyspace_at, request, view_and_load};
 
 /// A keyspace that hides these slots and holds nothing.
 fn target(slots: &SlotSet) -> Keyspace {
@@ -24,11 +24,23 @@ fn round(
     old: Option<Frozen>,
     target: &mut Keyspace,
 ) -> (u64, Frozen) {
+    disturbed_round(source, slots, old, target, |_, _| {})
+}
+
+/// The same with something done to the target after each change.
+fn disturbed_round(
+    source: &Keyspace,
+    slots: &SlotSet,
+    old: Option<Frozen>,
+    target: &mut Keyspace,
+    mut disturb: impl FnMut(u64, &mut Keyspace),
+) -> (u64, Frozen) {
     let mut delta = Delta::new(old, source.freeze(slots));
     let mut changes = 0;
     while let Some(change) = delta.next_change() {
         assert!(target.stage(change.clone()), "{change:?}");
         changes += 1;
+        disturb(changes, target);
     }
     (changes, delta.into_new())
 }
@@ -112,7 +124,14 @@ fn rounds_of_differences_end_in_the_same_slots() {
                 );
                 old = None;
             }
-            let (_, new) = round(&source, &slots, old.take(), &mut target);
+            // At some change the target is a replica that was loaded from a snapshot.
+            let reload_at = prng.below(300);
+            let disturb = |number, target: &mut Keyspace| {
+                if number == reload_at {
+                    *target = view_and_load(target);
+                }
+            };
+            let (_, new) = disturbed_round(&source, &slots, old.take(), &mut target, disturb);
             assert!(
                 same(&source, &target, &slots),
                 "round {number} of seed {seed}"
@@ -253,6 +272,77 @@ fn what_a_round_looks_at_is_what_was_written() {
         delta.looked_at()
     );
     assert!(same(&source, &target, &slots));
+}
+
+/// Whatever change is lost, the hash tells.
+#[test]
+fn one_change_that_is_lost_shows_in_the_hash() {
+    let mut lost = [0; 5];
+    for seed in 0..150 {
+        let mut prng = Prng::new(seed);
+        let mut requests = Requests::new(60);
+        let (mut source, mut clock) = (keyspace_at(0), 0);
+        for _ in 0..5 {
+            run(&mut source, &mut requests, &mut prng, &mut clock);
+        }
+        let slots = SlotSet::all();
+        let mut target = target(&slots);
+        let (first, old) = round(&source, &slots, None, &mut target);
+        for _ in 0..prng.below(4) {
+            run(&mut source, &mut requests, &mut prng, &mut clock);
+        }
+        clock += prng.below(30_000);
+        source.advance_clock(UnixMillis(clock));
+        source.remove_expired(20);
+        let new = source.freeze(&slots);
+        let mut counting = Delta::new(Some(old.clone()), new.clone());
+        let mut changes = 0;
+        while counting.next_change().is_some() {
+            changes += 1;
+        }
+        if changes == 0 || first == 0 {
+            continue;
+        }
+        let left_out = prng.below(changes);
+        let mut delta = Delta::new(Some(old), new);
+        for number in 0..changes {
+            let change = delta.next_change().expect("as many as before");
+            if number != left_out {
+                target.stage(change);
+                continue;
+            }
+            lost[match change {
+                Change::Slot(_) => 0,
+                Change::Session(_) => 1,
+                Change::SessionGone { .. } => 2,
+                Change::Key(_) => 3,
+                Change::KeyGone { .. } => 4,
+            }] += 1;
+        }
+        target.check();
+        let (there, here) = (source.slots_hash(&slots), target.slots_hash(&slots));
+        assert_ne!(there, here, "change {left_out} of {changes}, seed {seed}");
+    }
+    assert!(lost.iter().all(|times| *times > 0), "{lost:?}");
+}
+
+#[test]
+fn views_and_differences_can_go_to_another_thread() {
+    fn can_be_sent<T: Send + 'static>(_: &T) {}
+    let source = keyspace_at(0);
+    let frozen = source.freeze(&SlotSet::all());
+    can_be_sent(&frozen);
+    can_be_sent(&Delta::new(None, frozen));
+    let mut nothing = Delta::new(None, source.freeze(&SlotSet::none()));
+    assert_eq!(nothing.next_change(), None);
+}
+
+#[test]
+#[should_panic(expected = "the slots of both")]
+fn only_the_same_slots_differ() {
+    let source = keyspace_at(0);
+    let old = source.freeze(&SlotSet::of_runs([(0, 5)]));
+    let _ = Delta::new(Some(old), source.freeze(&SlotSet::of_runs([(0, 6)])));
 }
 
 #[test]

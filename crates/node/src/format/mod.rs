@@ -5,6 +5,7 @@
 //! - [`wal`]: the records of the write-ahead log (the batches that carry them are `log::frame`'s);
 //! - [`peer`]: what nodes say to each other;
 //! - [`chunk`]: a group's whole state, piece by piece;
+//! - [`delta`]: one thing that changed in a slot that moves to another group;
 //! - [`membership`]: who takes part in a group, a part of several of the above.
 //!
 //! The identity of a data directory is a text file for people, and the shell's.

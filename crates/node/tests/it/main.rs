@@ -1,5 +1,6 @@
 //! What the crate promises, tried from outside.
 
+mod delta;
 mod formats;
 mod host;
 mod snapshots;

@@ -13,7 +13,7 @@ use kvorum_resp::{ArgsBuf, Replies};
 use crate::formats::{assert_golden, drive, hex, rounds};
 
 /// The secret that `chunk::fuzz` uses too.
-const SECRET: [u8; 16] = [3; 16];
+pub(crate) const SECRET: [u8; 16] = [3; 16];
 
 fn header() -> SnapshotHeader {
     SnapshotHeader {
@@ -26,7 +26,7 @@ fn header() -> SnapshotHeader {
 }
 
 /// Applies a write, and returns the stored reply.
-fn write(keyspace: &mut Keyspace, request: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn write(keyspace: &mut Keyspace, request: &[&[u8]]) -> Vec<u8> {
     let mut args = ArgsBuf::new();
     for arg in request {
         args.push(arg);
@@ -47,7 +47,7 @@ fn open_session(keyspace: &mut Keyspace) -> Vec<u8> {
     token.as_bytes().to_vec()
 }
 
-fn random_keyspace(prng: &mut Prng, writes: u64) -> Keyspace {
+pub(crate) fn random_keyspace(prng: &mut Prng, writes: u64) -> Keyspace {
     let mut keyspace = Keyspace::new(SECRET);
     keyspace.advance_clock(UnixMillis(1_000_000));
     let tokens: Vec<Vec<u8>> = (0..prng.below(4))
