@@ -229,6 +229,21 @@ impl Coordinator {
         self.reduces.iter().map(Task::winner)
     }
 
+    /// Which life of the job's coordinator this is, from 1.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// What this worker is known to work at.
+    #[must_use]
+    pub fn at_work(&self, worker: WorkerId) -> Option<AttemptId> {
+        match self.workers.get(&worker) {
+            Some(Doing::Attempt(id)) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// How the job ended, if it did.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {

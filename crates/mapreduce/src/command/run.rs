@@ -1,0 +1,232 @@
+//! `run`: a job from its flags to its report.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::app::App;
+use crate::command::print;
+use crate::error::{Error, Result};
+use crate::host::desk;
+use crate::host::plan::difference;
+use crate::host::progress::Progress;
+use crate::host::workers::Recipe;
+use crate::host::{self, Report, Request};
+use crate::input::format::Format;
+use crate::job::Program;
+
+/// What a job is.
+#[derive(Args)]
+#[command(after_long_help = "Examples:\n  \
+    run --app wc --input 'books/*.txt' --output out --reducers 10\n  \
+    run --app grep --param pattern='^ERROR' --input logs/ --output errors\n  \
+    run --map ./map.py --reduce ./reduce.py --input data.gz --output out\n\n\
+    The output directory must not exist. It gets one file for each reducer, part-00000 and so on, and \
+    _SUCCESS at the very end. A job whose process was killed goes on with: run --resume --output out")]
+pub(crate) struct Options {
+    /// A function of this program: see `apps`
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["map", "reduce", "combine"])]
+    app: Option<String>,
+    /// A command that turns input lines into lines KEY TAB VALUE
+    #[arg(long, value_name = "COMMAND", requires = "reduce")]
+    map: Option<String>,
+    /// A command that turns sorted lines KEY TAB VALUE into output lines
+    #[arg(long, value_name = "COMMAND", requires = "map")]
+    reduce: Option<String>,
+    /// A command like --reduce, for parts of the map output
+    #[arg(long, value_name = "COMMAND", requires = "map")]
+    combine: Option<String>,
+    /// Files, patterns or directories; gzip and zstd are unpacked
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    input: Vec<String>,
+    /// The directory for the results; it must not exist
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// How many partitions and output files [default: the number of workers]
+    #[arg(long, value_name = "N")]
+    reducers: Option<u32>,
+    /// How many worker processes [default: the number of processors]; with 0 the job waits for others
+    #[arg(long, value_name = "N")]
+    workers: Option<u32>,
+    /// How the input is cut into records: lines, whole (files), kv (KEY TAB VALUE), json (lines)
+    #[arg(long)]
+    format: Option<Format>,
+    /// A parameter of the functions; with --format json, key=FIELD and value=FIELD
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_param)]
+    param: Vec<(String, String)>,
+    /// What each worker may use for sorting and merging
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    memory: u64,
+    /// About how much each map task reads [default: by the size of the input, 1M to 64M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    split_size: Option<u64>,
+    /// One map task for each file, however small
+    #[arg(long)]
+    per_file: bool,
+    /// Leave out up to so many bad records of each map task, and count them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip_bad: u64,
+    /// How often a task may fail before the job does
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    attempts: u32,
+    /// How long a worker may be silent before its task is given to another, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    lease: u64,
+    /// How long a task may get no further, though its worker lives, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = parse_seconds)]
+    stall: u64,
+    /// No second attempts for tasks that take much longer than the others
+    #[arg(long)]
+    no_backups: bool,
+    /// Go on with the unfinished job in --output; begin it if there is none and a program is given
+    #[arg(long)]
+    resume: bool,
+    /// Print the report as JSON, and no progress
+    #[arg(long)]
+    json: bool,
+    /// Show no progress
+    #[arg(long)]
+    quiet: bool,
+}
+
+pub(crate) fn run(options: Options, apps: &[App], prefix: &[&str]) -> Result<ExitCode> {
+    let workers = options.workers.unwrap_or_else(processors);
+    let output = options.output.clone();
+    let progress = Progress::new(options.json || options.quiet);
+    let (resume, json) = (options.resume, options.json);
+    let request = request(options, workers)?;
+    let begun = if resume && output.exists() {
+        let Some(begun) = host::resume(&output)? else {
+            return show(&host::report_of(&output)?, json);
+        };
+        if let Some(request) = &request
+            && let Some(what) = difference(&host::plan::job(request, apps)?, &begun.job)
+        {
+            return Err(Error::new(format!("the unfinished job differs in {what}")));
+        }
+        begun
+    } else {
+        let request =
+            request.ok_or_else(|| Error::new("what to run: --app, or --map and --reduce"))?;
+        host::begin(&request, apps)?
+    };
+    let recipe = Recipe {
+        prefix: prefix.iter().map(|word| (*word).to_owned()).collect(),
+        output,
+    };
+    let report = desk::run(begun, recipe, workers, progress)?;
+    show(&report, json)
+}
+
+/// The request behind the flags; `None` if they name no program.
+fn request(options: Options, workers: u32) -> Result<Option<Request>> {
+    let program = match (options.app, options.map, options.reduce) {
+        (Some(app), ..) => Program::App(app),
+        (None, Some(map), Some(reduce)) => Program::Streaming {
+            map,
+            reduce,
+            combine: options.combine,
+        },
+        _ => return Ok(None),
+    };
+    if options.input.is_empty() {
+        return Err(Error::new("what to read: --input"));
+    }
+    Ok(Some(Request {
+        program,
+        params: options.param.into_iter().collect(),
+        inputs: options.input,
+        output: options.output,
+        format: options.format,
+        reducers: options.reducers,
+        workers: workers.max(1),
+        split_bytes: options.split_size,
+        per_file: options.per_file,
+        memory_bytes: options.memory,
+        bad_records_max: options.skip_bad,
+        lease_ms: options.lease,
+        stall_ms: options.stall,
+        attempts_max: options.attempts,
+        backups: !options.no_backups,
+    }))
+}
+
+fn show(report: &Report, json: bool) -> Result<ExitCode> {
+    let mut text = String::new();
+    if json {
+        text =
+            serde_json::to_string_pretty(report).map_err(|error| Error::new(error.to_string()))?;
+        text.push('\n');
+    } else {
+        let _ = writeln!(
+            text,
+            "{}: {} files, from {} maps and {} reduces in {:.2} s ({} attempts, {} failed)",
+            report.output.display(),
+            report.reduces,
+            report.maps,
+            report.reduces,
+            report.seconds,
+            report.attempts,
+            report.failures
+        );
+        for (name, sum) in report.counters.iter() {
+            let _ = writeln!(text, "  {name:24} {sum}");
+        }
+        let megabytes = report.worker_memory_bytes >> 20;
+        let _ = writeln!(text, "  {:24} {megabytes} MiB", "memory of a worker");
+    }
+    print(&text)
+}
+
+fn processors() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| count.get() as u32)
+}
+
+fn parse_param(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a parameter is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A number of bytes; K, M and G are powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a size is a number, with K, M or G".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|size| *size > 0)
+        .ok_or("out of range".to_owned())
+}
+
+/// Seconds as milliseconds, from 0.1 to a day.
+fn parse_seconds(text: &str) -> Result<u64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds".to_owned())?;
+    if !(0.1..=86_400.0).contains(&seconds) {
+        return Err("from 0.1 to 86400 seconds".to_owned());
+    }
+    Ok((seconds * 1000.0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(parse_size("16M"), Ok(16 << 20));
+        assert_eq!(parse_size("12"), Ok(12));
+        for bad in ["", "M", "-1", "0", "1T", "99999999999G"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_seconds("0.5"), Ok(500));
+        assert!(parse_seconds("0").is_err() && parse_seconds("nan").is_err());
+    }
+}
