@@ -80,6 +80,16 @@ bugs! {
     ForeignChunkResumed = "foreign-chunk-resumed",
     /// A snapshot carries the membership last appended instead of that of its index.
     SnapshotNewestMembership = "snapshot-newest-membership",
+    /// A write that reaches its place in the log after its slot was sealed is applied.
+    WriteAfterSealed = "write-after-sealed",
+    /// The target of a move takes what is staged, whatever stream it is of and however much is there.
+    ReceivedUnchecked = "received-unchecked",
+    /// What is staged for a move is left out of snapshots.
+    StagingNotInSnapshot = "staging-not-in-snapshot",
+    /// The target of a move keeps its own clock, also when the source's is ahead.
+    ClockStepsBack = "clock-steps-back",
+    /// A move is cancelled although its slots are sealed, and the target may have them.
+    SealedCancelled = "sealed-cancelled",
 }
 
 /// Which bug a replica has, if any.

@@ -36,12 +36,11 @@ impl Places {
 
     /// Looks at the groups again.
     pub(crate) fn update(&mut self, groups: &[Group]) {
-        let now = groups.iter().map(|group| (group.leading(), group.served()));
-        // A set is never changed while another holds it: the same place in memory is the same set.
-        let same = |((leads, set), (led, old)): ((bool, &Arc<SlotSet>), &(bool, Arc<SlotSet>))| {
-            leads == *led && Arc::ptr_eq(set, old)
+        let is_same = |(group, (leads, set)): (&Group, &(bool, Arc<SlotSet>))| {
+            // A set is never changed while another holds it: the same place in memory is the same set.
+            group.leading() == *leads && Arc::ptr_eq(group.served(), set)
         };
-        if self.made_of.len() == groups.len() && now.zip(&self.made_of).all(same) {
+        if self.made_of.len() == groups.len() && groups.iter().zip(&self.made_of).all(is_same) {
             return;
         }
         let made_of = groups

@@ -57,6 +57,11 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
         Bug::ReadOvertakesWrite => &["pipeline-order"],
         Bug::ForeignChunkResumed => &["snapshot-transfer", "replica-equality"],
         Bug::SnapshotNewestMembership => &["replica-equality"],
+        Bug::WriteAfterSealed => &["linearizability", "durability", "snapshot-transfer"],
+        Bug::ReceivedUnchecked => &["linearizability", "durability", "exactly-once", "versions"],
+        Bug::StagingNotInSnapshot => &["replica-equality", "assertion"],
+        Bug::ClockStepsBack => &["one-owner", "expiry", "linearizability"],
+        Bug::SealedCancelled => &["one-owner"],
     }
 }
 
@@ -85,6 +90,9 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
         Bug::ResetMissing => &[Danger::LonelyLeader, Danger::Snapshot, Danger::Kill],
         Bug::ReadWithoutQuorum | Bug::ReadNumberReused => &[Danger::LonelyLeader],
         Bug::DeposedRedirects => &[Danger::LonelyLeader, Danger::Partition],
+        Bug::ReceivedUnchecked => &[Danger::FallingLeaders, Danger::Transfer],
+        Bug::StagingNotInSnapshot => &[Danger::Snapshot, Danger::Kill],
+        Bug::ClockStepsBack => &[Danger::ClockJump],
         _ => &[],
     }
 }
@@ -125,6 +133,11 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         Bug::ResetMissing => (options.log_cache_bytes, options.calm_max) = (512, ms(500)),
         // Leaders must change while pieces are on their way.
         Bug::ForeignChunkResumed => (options.log_cache_bytes, options.chunk_bytes) = (512, 600),
+        Bug::WriteAfterSealed
+        | Bug::ReceivedUnchecked
+        | Bug::StagingNotInSnapshot
+        | Bug::ClockStepsBack
+        | Bug::SealedCancelled => options.shards = options.shards.max(2),
         _ => {}
     }
     options

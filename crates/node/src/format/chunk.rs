@@ -694,57 +694,6 @@ pub(super) fn read_string<'a>(
     })
 }
 
-/// The fields of a slot.
-pub(super) fn read_slot(reader: &mut Reader<'_>) -> Result<SlotItem, Malformed> {
-    Ok(SlotItem {
-        slot: Slot(reader.u16("slot")?),
-        version: reader.varint("slot version")?,
-        last_removal: reader.varint("last removal")?,
-        sessions: reader.varint("session count")?,
-        keys: reader.varint("key count")?,
-        hash: reader.u64("slot hash")?,
-    })
-}
-
-/// The fields of a session; its replies are handed out beside it, since they are borrowed by it.
-pub(super) fn read_session(
-    reader: &mut Reader<'_>,
-) -> Result<(SessionItem<'static>, Vec<Recorded>), Malformed> {
-    let session = SessionItem {
-        session: SessionId(reader.varint("session")?),
-        end: UnixMillis(reader.varint("session end")?),
-        last_sequence: reader.varint("last sequence")?,
-        replies: &[],
-    };
-    let mut replies = Vec::new();
-    for _ in 0..reader.varint("reply count")? {
-        replies.push(Recorded {
-            sequence: reader.varint("sequence")?,
-            command_hash: reader.u64("command hash")?,
-            reply: Bytes::copy_from_slice(reader.block("reply")?),
-        });
-    }
-    Ok((session, replies))
-}
-
-/// The fields of a string, with a deadline or without.
-pub(super) fn read_string<'a>(
-    reader: &mut Reader<'a>,
-    timed: bool,
-) -> Result<KeyItem<'a>, Malformed> {
-    let version = reader.varint("version")?;
-    let deadline = match timed {
-        true => Some(UnixMillis(reader.varint("deadline")?)),
-        false => None,
-    };
-    Ok(KeyItem {
-        key: reader.block("key")?,
-        value: ValueRef::String(Text::Inline(reader.block("value")?)),
-        deadline,
-        version,
-    })
-}
-
 /// Any bytes are a snapshot or are refused, and a snapshot that was read can be written and read again.
 ///
 /// # Panics

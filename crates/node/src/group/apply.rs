@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kvorum_base::crc::crc32c;
 use kvorum_base::slot::slot_of;
-use kvorum_base::{Index, ReplicaId, Slot, Term};
+use kvorum_base::{Bug, Index, ReplicaId, Slot, Term};
 use kvorum_kv::{Command, Keyspace, Spec, WARM_KEYS_MAX};
 use kvorum_raft::{Entry, Membership, Payload};
 use kvorum_resp::{Args, Replies};
@@ -157,7 +157,8 @@ impl Group {
             _ => None,
         };
         let is_piece = matches!(step, MoveEntry::Stage(_));
-        let fits = Arc::make_mut(&mut state.moves).apply(&mut state.keyspace, step);
+        let planted = shared.config.planted;
+        let fits = Arc::make_mut(&mut state.moves).apply(&mut state.keyspace, step, planted);
         self.unchanged = false;
         if !fits {
             return;
@@ -264,7 +265,9 @@ pub(crate) fn run_commands(
         for command in group.drain(..) {
             shared.counters.commands_applied += 1;
             let to = waiting.next();
-            if let Some(refusal) = refusal_of(moves, keyspace, &command) {
+            if let Some(refusal) = refusal_of(moves, keyspace, &command)
+                && !shared.config.planted.has(Bug::WriteAfterSealed)
+            {
                 shared.counters.refused_at_apply += 1;
                 if let Some(to) = to {
                     let text = refusal_text(&refusal, shared);

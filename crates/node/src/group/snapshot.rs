@@ -180,6 +180,9 @@ impl Group {
         self.snapshots.wanted = false;
         let number = shared.new_snapshot_number();
         let mut header = header_of(self.id, state);
+        if shared.config.planted.has(Bug::StagingNotInSnapshot) {
+            Arc::make_mut(&mut header.moves).incoming.clear();
+        }
         if shared.config.planted.has(Bug::SnapshotMissesLast) {
             header.index = header.index.next();
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvorum_base::{GroupId, MoveId, NodeId, Slot, Term};
+use kvorum_base::{Bug, GroupId, MoveId, NodeId, Slot, Term};
 
 use super::source::Source;
 use super::state::{Ended, Moves};
@@ -89,10 +89,11 @@ impl Group {
     fn follow_orders(&mut self, shared: &mut Shared) {
         let (id, now_tick) = (self.id, shared.now_tick);
         let mut entries = Vec::new();
+        let cancels_sealed = shared.config.planted.has(Bug::SealedCancelled);
         let moves = &self.state.as_ref().expect("a primary has a state").moves;
         for order in shared.orders.open.iter().filter(|order| order.from == id) {
             let is_sending = match moves.outgoing.get(&order.id) {
-                Some(out) if out.sealed.is_some() => continue,
+                Some(out) if out.sealed.is_some() && !cancels_sealed => continue,
                 Some(_) => true,
                 None if moves.ended.contains_key(&order.id) || order.id < moves.floor => continue,
                 None => false,

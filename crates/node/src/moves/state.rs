@@ -27,7 +27,7 @@
 use std::collections::BTreeMap;
 
 use kvorum_base::slot::slot_of;
-use kvorum_base::{GroupId, MoveId, Reader, Slot, SlotSet, UnixMillis};
+use kvorum_base::{Bug, GroupId, MoveId, Planted, Reader, Slot, SlotSet, UnixMillis};
 use kvorum_kv::{Change, Keyspace, SessionChange};
 
 use crate::format::delta::read_change;
@@ -156,7 +156,12 @@ impl Moves {
     }
 
     /// Applies an entry; says whether it was one that fits.
-    pub(crate) fn apply(&mut self, keyspace: &mut Keyspace, entry: MoveEntry<'_>) -> bool {
+    pub(crate) fn apply(
+        &mut self,
+        keyspace: &mut Keyspace,
+        entry: MoveEntry<'_>,
+        planted: Planted,
+    ) -> bool {
         match entry {
             MoveEntry::Sending {
                 id,
@@ -172,10 +177,10 @@ impl Moves {
                 pieces,
                 hash,
                 clock,
-            } => self.receive(keyspace, id, (attempt, pieces), hash, clock),
+            } => self.receive(keyspace, id, (attempt, pieces), (hash, clock), planted),
             MoveEntry::Refused { id } => self.refuse(keyspace, id),
             MoveEntry::Returned { id } => self.give_back(keyspace, id),
-            MoveEntry::Cancelled { id } => self.cancel(id),
+            MoveEntry::Cancelled { id } => self.cancel(keyspace, id, planted),
             MoveEntry::Dropped { id } => self.drop_given(keyspace, id),
             MoveEntry::Forget { below } => self.forget(below),
         }
@@ -290,21 +295,25 @@ impl Moves {
         keyspace: &mut Keyspace,
         id: MoveId,
         (attempt, pieces): (u32, u64),
-        hash: u64,
-        clock: UnixMillis,
+        (hash, clock): (u64, UnixMillis),
+        planted: Planted,
     ) -> bool {
         let Some(into) = self.incoming.get_mut(&id) else {
             return false;
         };
-        if (into.attempt, into.next) != (attempt, pieces) || into.broken {
+        let checks = !planted.has(Bug::ReceivedUnchecked);
+        if checks && ((into.attempt, into.next) != (attempt, pieces) || into.broken) {
             return false;
         }
-        if !into.partial.is_empty() || keyspace.slots_hash(&into.slots) != hash {
+        let is_whole = into.partial.is_empty() && keyspace.slots_hash(&into.slots) == hash;
+        if checks && !is_whole {
             into.broken = true;
             return true;
         }
         // Before anything of it can be seen: what was expired at the source stays expired.
-        keyspace.advance_clock(clock.max(keyspace.clock()));
+        if clock > keyspace.clock() && !planted.has(Bug::ClockStepsBack) {
+            keyspace.advance_clock(clock);
+        }
         for slot in into.slots.iter() {
             keyspace.set_served(slot, true);
             self.given.remove(&slot);
@@ -338,9 +347,11 @@ impl Moves {
         true
     }
 
-    fn cancel(&mut self, id: MoveId) -> bool {
+    fn cancel(&mut self, keyspace: &mut Keyspace, id: MoveId, planted: Planted) -> bool {
         match self.outgoing.get(&id) {
-            Some(out) if out.sealed.is_some() => return false,
+            Some(out) if out.sealed.is_some() => {
+                return planted.has(Bug::SealedCancelled) && self.give_back(keyspace, id);
+            }
             Some(_) => {
                 self.outgoing.remove(&id);
             }

@@ -108,6 +108,7 @@ impl Setup {
         };
         Options {
             nodes: self.servers,
+            shards: 1,
             dangers: Vec::new(),
             latency: Duration::ZERO,
             tick_ms: if seed.is_multiple_of(2) { 10 } else { 20 },
