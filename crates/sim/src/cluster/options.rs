@@ -243,7 +243,7 @@ impl Options {
             cluster: ClusterId(7),
             incarnation: life,
             hash_key: [7; 16],
-            members: ids.clone().map(|id| (NodeId(id), member(id))).collect(),
+            members: ids.map(|id| (NodeId(id), member(id))).collect(),
             groups: self.groups().map(|group| self.spec(group)).collect(),
             password: None,
             tick_ms: self.tick_ms,
