@@ -1,16 +1,44 @@
 //! The shard manager's replicated state, as a pure value.
-//!
-//! - [`config`] has the numbered configs: which shard should have which slot, now and in the past;
-//! - [`rebalance`] makes even plans that move the fewest slots;
-//! - [`limits`] has every limit with its reason.
-
+mod check;
+mod codec;
+pub mod command;
 pub mod config;
+pub mod hearsay;
+mod initial;
+mod issuers;
+mod layout;
 pub mod limits;
+pub mod maps;
+mod moving;
+pub mod nodes;
 mod numbers;
+pub mod orders;
+mod placement;
+mod plan;
+mod primaries;
 mod rebalance;
+mod registry;
+mod replicas;
+pub mod reply;
 mod runs;
+mod sharding;
+pub mod shards;
+mod state;
 
+pub use codec::VERSION;
+pub use command::{Command, NewShard, Request, Settings, ShardRef, Witness};
 pub use config::{Config, Configs, Founding, NoConfig};
+pub use hearsay::{Hearsay, Phase, Primary, Progress};
+pub use initial::{Plan, PlannedGroup, PlannedNode};
+pub use maps::{Evidence, Move, Owned};
+pub use nodes::{Address, Addresses, Capacity, Health, Node, NodeState};
 pub use numbers::{ConfigNumber, IssuerId, MoveId, OrderNumber};
+pub use orders::{Addressee, Order, Outcome, Task};
+pub use placement::place;
+pub use plan::next_commands;
+pub use primaries::preferred_primaries;
 pub use rebalance::{rebalance, shares};
+pub use reply::{Refusal, Reply};
 pub use runs::{SlotRuns, SlotTable};
+pub use shards::{Change, MANAGER, Members, Replica, Role, Shard, Stage};
+pub use state::State;

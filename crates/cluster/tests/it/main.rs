@@ -1,3 +1,5 @@
 //! What the crate promises, from outside.
 
+mod placing;
 mod rebalancing;
+mod support;
