@@ -11,7 +11,7 @@
 //! | choice | 1: which; then the fields of that one |
 //! | text | varint length, UTF-8 |
 //! | list, set, map | varint count, then the items (key, value), rising where the order is not given |
-//! | slots of a set | varint count of runs; of each: slots from the end of the run before, its length less one |
+//! | slots of a set | varint count of runs; of each, first slot less the last before it, slots less one |
 //! | slots of a table | per run of equal cells: varint length less one, the cell; until all slots are told |
 //!
 //! A file of it is: version 1 (1 byte, now 1), body, CRC32C of both (4 bytes, little-endian). A state of a
@@ -33,6 +33,8 @@ use kvorum_base::cursor::{put_block, put_varint};
 use kvorum_base::{Malformed, Reader, Slot};
 
 use crate::command::Request;
+use crate::hearsay::Hearsay;
+use crate::plan::next_commands;
 use crate::reply::Reply;
 use crate::runs::{SlotRuns, SlotTable};
 use crate::state::State;
@@ -117,6 +119,37 @@ impl Reply {
     /// If they are none.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         open(bytes)
+    }
+}
+
+/// Reads these bytes as the body of everything that has a layout: whatever reads at all has to read
+/// whole, and to be written as the same bytes again.
+///
+/// # Panics
+/// If not.
+pub fn fuzz(bytes: &[u8]) {
+    fn one<T: Wire>(bytes: &[u8]) -> Option<T> {
+        let mut reader = Reader::new(bytes);
+        let value = T::read(&mut reader).ok()?;
+        let mut again = Vec::new();
+        value.put(&mut again);
+        assert_eq!(again, bytes[..reader.position()]);
+        Some(value)
+    }
+    one::<Request>(bytes);
+    one::<Reply>(bytes);
+    one::<Hearsay>(bytes);
+    if let Some(state) = one::<State>(bytes)
+        && state.check().is_ok()
+    {
+        // What is believed can be asked and planned with.
+        let commands = next_commands(&state, &Hearsay::default());
+        let index = state.applied().next();
+        for command in commands {
+            let mut next = state.clone();
+            next.apply(index, &command.into());
+            assert_eq!(next.check(), Ok(()));
+        }
     }
 }
 

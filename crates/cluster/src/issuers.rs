@@ -26,7 +26,7 @@ pub(crate) struct Issuer {
 
 /// All issuers that are remembered.
 ///
-/// Invariants: at most [`ISSUERS_MAX`]; no two were heard with the same entry.
+/// Invariant: at most [`ISSUERS_MAX`].
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Issuers {
     pub(crate) known: BTreeMap<IssuerId, Issuer>,
@@ -71,5 +71,31 @@ impl Issuers {
             issuer.sequence = sequence;
             issuer.reply = reply.clone();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_forgotten_is_told_so_and_runs_nothing_twice() {
+        let mut issuers = Issuers::default();
+        let first = issuers.open(Index(1));
+        assert_eq!(issuers.answered(first, 1, Index(2)), None);
+        issuers.remember(first, 1, &Reply::Done);
+        let second = issuers.open(Index(3));
+        for index in 0..ISSUERS_MAX as u64 - 1 {
+            if index == 500 {
+                // The first one speaks now and then, the second never.
+                let again = issuers.answered(first, 1, Index(9999));
+                assert_eq!(again, Some(Reply::Done));
+            }
+            issuers.open(Index(10_000 + index));
+        }
+        let unknown = Some(Reply::Refused(Refusal::NoSuchIssuer));
+        assert_eq!(issuers.answered(second, 1, Index(20_000)), unknown);
+        assert_eq!(issuers.answered(first, 1, Index(20_001)), Some(Reply::Done));
+        assert_eq!(issuers.known.len(), ISSUERS_MAX);
     }
 }

@@ -78,7 +78,10 @@ macro_rules! choices {
     )*};
 }
 
-ids! { ClusterId, ConfigNumber, Epoch, GroupId, Index, IssuerId, MoveId, NodeId, OrderNumber, ReplicaId, Term }
+ids! {
+    ClusterId, ConfigNumber, Epoch, GroupId, Index, IssuerId, MoveId, NodeId, OrderNumber, ReplicaId,
+    Term,
+}
 
 fields! {
     Address { host, port }

@@ -456,7 +456,10 @@ impl State {
             return;
         };
         // It may not even have been made.
-        let creates = |task: &Task| matches!(task, Task::CreateReplica { replica: made, .. } if *made == replica);
+        let creates = |task: &Task| match task {
+            Task::CreateReplica { replica: made, .. } => *made == replica,
+            _ => false,
+        };
         self.orders
             .retain(|_, order| order.group != group || !creates(&order.task));
         let task = Task::DeleteReplica { replica, node };

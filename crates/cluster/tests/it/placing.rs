@@ -181,10 +181,12 @@ fn without_another_node_a_shard_stays_under_replicated_and_says_so() {
 
 #[test]
 fn a_node_that_is_full_gets_nothing() {
-    let mut planned = plan(16384, 4, 3, 3);
-    let spare = planned.nodes.get_mut(&NodeId(4)).expect("four nodes");
-    spare.capacity.memory_bytes = 1000;
-    let mut world = World::new(&planned);
+    let mut world = World::new(&plan(16384, 3, 3, 3));
+    let mut small = register(1, "small");
+    if let Command::RegisterNode { capacity, .. } = &mut small {
+        capacity.memory_bytes = 1000;
+    }
+    assert_eq!(world.apply(small), Reply::Node(NodeId(4)));
     for group in 1..=3 {
         world.hearsay.hear_sizes(GroupId(group), 600, []);
     }
