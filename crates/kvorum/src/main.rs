@@ -1,6 +1,7 @@
 //! The kvorum binary: one program for the nodes, the operator, and a whole cluster on one machine.
 
 mod ctl;
+mod mr;
 mod up;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     Node(Box<NodeOptions>),
     /// Make a cluster, ask how it does, look inside
     Ctl(ctl::Options),
+    /// Run MapReduce jobs over files
+    Mr(mr::Options),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,10 @@ fn main() -> ExitCode {
         Command::Node(options) => return kvorum_server::process::run_node(*options),
         Command::Up(options) => up::run(options),
         Command::Ctl(options) => ctl::run(options),
+        Command::Mr(options) => match mr::run(options) {
+            Ok(code) => return code,
+            Err(error) => Err(error.to_string()),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

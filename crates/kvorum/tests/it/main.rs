@@ -14,6 +14,7 @@ mod goodbye;
 mod init;
 mod kills;
 mod load;
+mod mapreduce;
 mod nodes;
 mod pauses;
 mod process;

@@ -13,7 +13,7 @@ use crate::host::connections::{Heard, listen};
 use crate::host::journal::Journal;
 use crate::host::progress::Progress;
 use crate::host::workers::{Recipe, Workers};
-use crate::host::{Begun, Report, sync_directory};
+use crate::host::{Begun, Report, clear, sync_directory};
 use crate::input::split::Split;
 use crate::job::{Job, Layout};
 use crate::planted::Planted;
@@ -391,8 +391,7 @@ impl Desk {
         self.workers.dismiss();
         match self.outcome {
             Some(Outcome::Succeeded) => {
-                let job = self.layout.job();
-                fs::remove_dir_all(&job).map_err(Error::io(format!("remove {}", job.display())))?;
+                clear(&self.layout)?;
                 Ok(report)
             }
             Some(Outcome::Failed(reason)) => Err(Error::new(reason)),

@@ -115,6 +115,8 @@ pub(crate) fn begin(request: &Request, apps: &[App]) -> Result<Begun> {
 pub(crate) fn resume(output: &Path) -> Result<Option<Begun>> {
     let layout = Layout::new(output);
     if layout.success().exists() {
+        // The last life may have died between the end of the job and the removal of its files.
+        clear(&layout)?;
         return Ok(None);
     }
     let (journal, job, records) = Journal::open(&layout.journal())?;
@@ -134,6 +136,17 @@ pub(crate) fn report_of(output: &Path) -> Result<Report> {
     let text = fs::read(&path).map_err(Error::io(format!("read {}", path.display())))?;
     serde_json::from_slice(&text)
         .map_err(|error| Error::new(format!("{}: {error}", path.display())))
+}
+
+/// Removes what a finished job needed for itself.
+pub(crate) fn clear(layout: &Layout) -> Result<()> {
+    let job = layout.job();
+    match fs::remove_dir_all(&job) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", job.display()))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A coordinator never writes into what it has not made.
