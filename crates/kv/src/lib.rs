@@ -42,14 +42,15 @@ mod position;
 mod rows;
 pub mod session;
 mod slots;
+mod sweep;
 pub mod value;
 pub mod view;
 mod warm;
 
 pub use command::spec::{Keys, NodeCommand, Run, Spec};
 pub use command::{
-    Command, CrossSlot, Refusal, apply, find, keys_of, keys_of_encoded, printed, read, resolve,
-    slot_of_keys,
+    Command, CrossSlot, Refusal, apply, cursor_of, find, keys_of, keys_of_encoded, narrow_sweep,
+    printed, read, resolve, slot_of_cursor, slot_of_keys, swept_slots,
 };
 pub use keyspace::{Found, Garbage, Keyspace};
 pub use load::{LoadError, Loader};

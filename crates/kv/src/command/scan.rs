@@ -4,6 +4,8 @@
 //! splits of buckets, failovers and moves. Keys that are there all the time come out exactly once;
 //! those of one position come out together, since no cursor points between them.
 
+use kvorum_base::Slot;
+use kvorum_base::slot::SLOT_COUNT;
 use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies};
 
@@ -31,7 +33,7 @@ pub(super) const SPECS: &[Spec] = &[Spec::read(SCAN, "scan", -2, scan)
     .complexity("O(COUNT) for a call")];
 
 /// What a walk is asked for.
-struct Request<'a> {
+pub(super) struct Request<'a> {
     from: Position,
     pattern: Option<&'a [u8]>,
     count: u64,
@@ -39,8 +41,9 @@ struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn parse(args: Args<'a>) -> Result<Self, Refusal> {
-        let cursor = std::str::from_utf8(args.get(1)).ok();
+    /// Reads the cursor and the options behind it.
+    pub(super) fn parse(args: Args<'a>) -> Result<Self, Refusal> {
+        let cursor = std::str::from_utf8(args.get(0)).ok();
         let from = cursor
             .and_then(|digits| digits.parse().ok())
             .ok_or(INVALID_CURSOR)?;
@@ -50,7 +53,7 @@ impl<'a> Request<'a> {
             count: COUNT_DEFAULT,
             type_name: None,
         };
-        let mut rest = args.iter().skip(2);
+        let mut rest = args.iter().skip(1);
         while let Some(word) = rest.next() {
             let value = rest.next().ok_or(SYNTAX)?;
             if word.eq_ignore_ascii_case(b"match") {
@@ -72,13 +75,25 @@ impl<'a> Request<'a> {
 }
 
 fn scan(keyspace: &Keyspace, args: Args<'_>, replies: &mut Replies<'_>) {
-    let request = match Request::parse(args) {
-        Ok(request) => request,
-        Err(refusal) => return refusal.reply(replies),
-    };
+    match Request::parse(args.skip(1)) {
+        Ok(request) => walk(keyspace, &request, Slot(SLOT_COUNT - 1), replies),
+        Err(refusal) => refusal.reply(replies),
+    }
+}
+
+/// Walks up to the end of a slot and replies the next cursor, 0 at the end, and the keys.
+pub(super) fn walk(
+    keyspace: &Keyspace,
+    request: &Request<'_>,
+    last_slot: Slot,
+    replies: &mut Replies<'_>,
+) {
     let mut keys: Vec<&[u8]> = Vec::new();
     let (mut looked_at, mut last, mut next) = (0, request.from, 0);
     for item in keyspace.keys.range(request.from) {
+        if item.position.slot() > last_slot {
+            break;
+        }
         if looked_at >= request.count && item.position != last {
             next = item.position.0;
             break;

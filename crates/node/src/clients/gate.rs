@@ -6,11 +6,11 @@
 use kvorum_base::{Bug, ConnId, NodeId, Slot};
 use kvorum_kv::command::spec::Flags;
 use kvorum_kv::{CrossSlot, Refusal, Run, Spec};
-use kvorum_resp::{Args, InputLimits, Request};
+use kvorum_resp::{Args, ArgsBuf, InputLimits, Request};
 
 use super::connections::Client;
 use super::waiting::Held;
-use super::{face, local};
+use super::{face, links, local};
 use crate::format::entry::EntryBuilder;
 use crate::group::Group;
 use crate::group::batch::ReplyTo;
@@ -133,6 +133,9 @@ impl Node {
         }
         client.profile.last_command = spec.name;
         if self.pass(client, seq, spec, args) == Passed::Wait {
+            if client.is_router {
+                return self.refuse_request(client, seq, links::NO_PRIMARY.as_bytes());
+            }
             let now_tick = self.shared.now_tick;
             client.is_held = true;
             self.shared
@@ -193,6 +196,8 @@ impl Node {
             }
         };
         let group = &self.groups[at];
+        let narrowed = links::narrowed(group, spec, args);
+        let args = narrowed.as_ref().map_or(args, ArgsBuf::as_args);
         if spec.is_write()
             && (group.raft.transferring() || self.stopping.is_some() && group.leading())
         {
@@ -224,9 +229,12 @@ impl Node {
     /// The group that serves a command's keys. One without keys concerns the whole keyspace: it goes
     /// to the first group.
     fn place_of(&self, spec: &'static Spec, args: Args<'_>) -> Result<(usize, Slot), &'static str> {
-        let slot = kvorum_kv::slot_of_keys(kvorum_kv::keys_of(spec, args))
-            .map_err(|CrossSlot| "CROSSSLOT Keys in request don't hash to the same slot")?
-            .unwrap_or_default();
+        let slot = match links::first_slot(spec, args)? {
+            Some(slot) => slot,
+            None => kvorum_kv::slot_of_keys(kvorum_kv::keys_of(spec, args))
+                .map_err(|CrossSlot| "CROSSSLOT Keys in request don't hash to the same slot")?
+                .unwrap_or_default(),
+        };
         let serves = |group: &Group| (group.slots.0..=group.slots.1).contains(&slot.get());
         let at = self
             .groups
@@ -249,7 +257,7 @@ impl Node {
             return self.refuse_request(client, seq, text.as_bytes());
         }
         self.shared.counters.writes += 1;
-        if client.unanswered_reads > 0 {
+        if client.unanswered_reads > 0 && !client.is_router {
             self.log_reads_before(client, at);
         }
         self.log(
@@ -364,7 +372,8 @@ impl Node {
     ) {
         self.shared.counters.reads += 1;
         let group = &mut self.groups[at];
-        let behind_write = client.last_write(group.id) > group.batches.resolved()
+        let behind_write = !client.is_router
+            && client.last_write(group.id) > group.batches.resolved()
             && !self.shared.config.planted.has(Bug::ReadOvertakesWrite);
         let reply_to = ReplyTo {
             conn: client.profile.conn,

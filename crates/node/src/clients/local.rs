@@ -6,7 +6,7 @@ use kvorum_resp::{Args, Replies, Version};
 
 use super::connections::{Client, Profile};
 use super::face::{self, Facts};
-use super::{client_command, config_command, handshake, info};
+use super::{client_command, config_command, handshake, info, links};
 use crate::group::waits::Wait;
 use crate::node::Node;
 
@@ -31,6 +31,7 @@ pub(crate) fn run(
         Is::ClientKill => client_kill(node, client, seq, args),
         Is::Wait => wait(node, client, seq, args),
         Is::Role => role(node, client, seq),
+        Is::Link => links::link(client, seq, args),
         _ => {
             let Client {
                 profile,
@@ -93,7 +94,8 @@ fn answer(
         | Is::ClientReply
         | Is::ClientKill
         | Is::Wait
-        | Is::Role => unreachable!("{command:?} is run with its client"),
+        | Is::Role
+        | Is::Link => unreachable!("{command:?} is run with its client"),
     }
 }
 
