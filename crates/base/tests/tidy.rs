@@ -12,13 +12,17 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("kvorum-raft", &["base"]),
     ("kvorum-kv", &["base", "resp"]),
     ("kvorum-node", &["base", "resp", "raft", "kv"]),
-    ("kvorum-server", &["base", "resp", "raft", "kv", "node"]),
+    ("kvorum-router", &["base", "resp", "kv"]),
+    (
+        "kvorum-server",
+        &["base", "resp", "raft", "kv", "node", "router"],
+    ),
     ("kvorum-sim", &["base", "resp", "raft", "kv", "node"]),
     ("kvorum", &["base", "resp", "raft", "kv", "node", "server"]),
 ];
 
 /// No socket, file, thread, clock or randomness of their own.
-const PURE: &[&str] = &["base", "resp", "raft", "kv", "node"];
+const PURE: &[&str] = &["base", "resp", "raft", "kv", "node", "router"];
 
 /// What a pure crate may not say, and why.
 const BANNED_IN_PURE: &[(&str, &str)] = &[
