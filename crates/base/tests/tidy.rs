@@ -13,7 +13,11 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("kvorum-kv", &["base", "resp"]),
     ("kvorum-cluster", &["base"]),
     ("kvorum-node", &["base", "resp", "raft", "kv"]),
-    ("kvorum-server", &["base", "resp", "raft", "kv", "node"]),
+    ("kvorum-router", &["base", "resp", "kv"]),
+    (
+        "kvorum-server",
+        &["base", "resp", "raft", "kv", "node", "router"],
+    ),
     ("kvorum-mapreduce", &["base"]),
     ("kvorum-sim", &["base", "resp", "raft", "kv", "node"]),
     (
@@ -23,7 +27,7 @@ const HOUSE: &[(&str, &[&str])] = &[
 ];
 
 /// No socket, file, thread, clock or randomness of their own.
-const PURE: &[&str] = &["base", "resp", "raft", "kv", "cluster", "node"];
+const PURE: &[&str] = &["base", "resp", "raft", "kv", "cluster", "node", "router"];
 
 /// Rooms that are as pure, in crates that are not.
 const PURE_ROOMS: &[&str] = &["crates/mapreduce/src/coordinator"];

@@ -32,6 +32,15 @@ impl Deadlines {
             .sum()
     }
 
+    /// How many of them are of keys at such positions.
+    pub(crate) fn passed_where(&self, clock: UnixMillis, is_in: impl Fn(Position) -> bool) -> u64 {
+        self.at
+            .range(..(clock, Position(0)))
+            .filter(|((_, at), _)| is_in(*at))
+            .map(|(_, &count)| u64::from(count))
+            .sum()
+    }
+
     pub(crate) fn change(
         &mut self,
         at: Position,

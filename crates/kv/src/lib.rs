@@ -48,15 +48,16 @@ mod serving;
 pub mod session;
 mod slots;
 mod stage;
+mod sweep;
 pub mod value;
 pub mod view;
 mod warm;
 
-pub use command::scan::{cursor_of, first_cursor_of, scan_within};
+pub use command::scan::{cursor_in, scan_within};
 pub use command::spec::{Keys, NodeCommand, Run, Spec, Spread};
 pub use command::{
-    Command, CrossSlot, Refusal, apply, find, keys_of, keys_of_encoded, printed, read, resolve,
-    slot_of_keys,
+    Command, CrossSlot, Refusal, apply, cursor_of, find, keys_of, keys_of_encoded, narrow_sweep,
+    printed, read, resolve, slot_of_cursor, slot_of_keys, swept_slots,
 };
 pub use delta::{Change, Delta, SessionChange};
 pub use frozen::Frozen;

@@ -114,8 +114,12 @@ impl Command<'_> {
     /// The first slot of its keys that is not served here: then it must not be applied.
     #[must_use]
     pub fn slot_not_served(&self, keyspace: &Keyspace) -> Option<Slot> {
+        let is_elsewhere = |slot: &Slot| !keyspace.served.contains(*slot);
         let mut slots = self.keys().map(kvorum_base::slot::slot_of);
-        slots.find(|slot| !keyspace.served.contains(*slot))
+        slots.find(is_elsewhere).or_else(|| {
+            let swept = self.swept_slots()?;
+            swept.iter().find(is_elsewhere)
+        })
     }
 }
 

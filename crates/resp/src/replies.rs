@@ -125,6 +125,18 @@ impl<'a> Replies<'a> {
         self.missing += 1;
     }
 
+    /// A whole reply as another server wrote it, in the version that the client speaks.
+    ///
+    /// It is not looked into: whoever passes it on has found its end.
+    pub fn encoded(&mut self, reply: &[u8]) {
+        if self.outcome == Outcome::Nothing && matches!(reply.first(), Some(b'-' | b'!')) {
+            self.outcome = Outcome::Error;
+        }
+        if let Some((out, _)) = self.element(reply.len()) {
+            out.extend_from_slice(reply);
+        }
+    }
+
     /// A simple string, such as `PONG`. No line ends in it.
     pub fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']), "a line end in {text:?}");

@@ -87,6 +87,13 @@ pub(super) const SPECS: &[Spec] = &[
         "3.0.0",
         "Commands about the cluster.",
     ),
+    connection(Spec::node("kvorum.link", 2, NodeCommand::Link))
+        .flags(ANYTIME.with(Flags::ADMIN))
+        .docs(
+            Group::Kvorum,
+            "kvorum",
+            "Says that the connection is a router's, which requests are not held on.",
+        ),
     connection(Spec::node("readonly", 1, NodeCommand::Readonly))
         .flags(LOADING_STALE.with(Flags::FAST))
         .docs(

@@ -20,10 +20,11 @@ pub(crate) mod scan;
 mod session;
 pub mod spec;
 mod strings;
+mod sweep;
 pub mod table;
 
-use kvorum_base::Slot;
 use kvorum_base::slot::slot_of;
+use kvorum_base::{Slot, SlotSet};
 use kvorum_resp::{Args, Replies};
 
 use crate::command::encode::Decoded;
@@ -33,6 +34,7 @@ use crate::limits::KEY_BYTES_MAX;
 
 pub use crate::command::encode::{Encoder, fuzz};
 pub use crate::command::refusal::{Refusal, printed};
+pub use crate::command::sweep::{cursor_of, narrow_sweep, slot_of_cursor, swept_slots};
 
 /// The command of a request: the subcommand, where it has one. Name, number of arguments and lengths
 /// of keys are right.
@@ -187,6 +189,17 @@ impl<'a> Command<'a> {
             }
             keys => KeysOf::new(keys, args, name_of(self.spec)),
         }
+    }
+
+    /// The slots that it is about as a whole, if it has them instead of keys.
+    #[must_use]
+    pub fn swept_slots(&self) -> Option<SlotSet> {
+        let args = self.decoded.args();
+        if self.spec.is_write() {
+            let is_flush = self.spec.name == "kvorum.slots|flush";
+            return is_flush.then(|| sweep::flushed_slots(args));
+        }
+        sweep::swept_slots(self.spec, args)?.ok()
     }
 
     /// Applies it and writes its reply.

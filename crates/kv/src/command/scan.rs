@@ -36,7 +36,7 @@ pub(super) const SPECS: &[Spec] = &[Spec::read(SCAN, "scan", -2, scan)
     .complexity("O(COUNT) for a call")];
 
 /// What a walk is asked for.
-struct Request<'a> {
+pub(super) struct Request<'a> {
     from: Position,
     pattern: Option<&'a [u8]>,
     count: u64,
@@ -52,16 +52,10 @@ const WITHIN: &[u8] = b"kvorum.within";
 
 /// The cursor of a walk and the slot that it points into; `None` if it is no cursor.
 #[must_use]
-pub fn cursor_of(args: Args<'_>) -> Option<(u64, Slot)> {
+pub fn cursor_in(args: Args<'_>) -> Option<(u64, Slot)> {
     let digits = std::str::from_utf8(args.get(1)).ok()?;
     let cursor = digits.parse().ok()?;
     Some((cursor, Position(cursor).slot()))
-}
-
-/// The first cursor that points into a slot.
-#[must_use]
-pub fn first_cursor_of(slot: Slot) -> u64 {
-    Position::first_of(slot).0
 }
 
 /// The same walk from this cursor on, and up to the last position of a slot. After that comes `beyond`.
@@ -78,8 +72,9 @@ pub fn scan_within(args: Args<'_>, cursor: u64, last: Slot, beyond: u64) -> Args
 }
 
 impl<'a> Request<'a> {
-    fn parse(args: Args<'a>) -> Result<Self, Refusal> {
-        let cursor = std::str::from_utf8(args.get(1)).ok();
+    /// Reads the cursor and the options behind it.
+    pub(super) fn parse(args: Args<'a>) -> Result<Self, Refusal> {
+        let cursor = std::str::from_utf8(args.get(0)).ok();
         let from = cursor
             .and_then(|digits| digits.parse().ok())
             .ok_or(INVALID_CURSOR)?;
@@ -91,7 +86,7 @@ impl<'a> Request<'a> {
             until: Position(u64::MAX),
             beyond: 0,
         };
-        let mut rest = args.iter().skip(2);
+        let mut rest = args.iter().skip(1);
         while let Some(word) = rest.next() {
             let value = rest.next().ok_or(SYNTAX)?;
             if word.eq_ignore_ascii_case(b"match") {
@@ -120,14 +115,23 @@ impl<'a> Request<'a> {
 }
 
 fn scan(keyspace: &Keyspace, args: Args<'_>, replies: &mut Replies<'_>) {
-    let request = match Request::parse(args) {
-        Ok(request) => request,
-        Err(refusal) => return refusal.reply(replies),
-    };
+    match Request::parse(args.skip(1)) {
+        Ok(request) => walk(keyspace, &request, Slot(SLOT_COUNT - 1), replies),
+        Err(refusal) => refusal.reply(replies),
+    }
+}
+
+/// Walks up to the end of a slot and replies the next cursor, 0 at the end, and the keys.
+pub(super) fn walk(
+    keyspace: &Keyspace,
+    request: &Request<'_>,
+    last_slot: Slot,
+    replies: &mut Replies<'_>,
+) {
     let mut keys: Vec<&[u8]> = Vec::new();
     let (mut looked_at, mut last, mut next) = (0, request.from, request.beyond);
     for item in keyspace.keys.range(request.from) {
-        if item.position > request.until {
+        if item.position > request.until || item.position.slot() > last_slot {
             break;
         }
         if looked_at >= request.count && item.position != last {

@@ -114,6 +114,7 @@ pub enum NodeCommand {
     ClusterGetkeysinslot,
     ClusterReplicas,
     ClusterLinks,
+    Link,
 }
 
 /// Where a command's keys are among its arguments.

@@ -3,7 +3,9 @@
 //! A family of commands is one file with one constant list; adding a family is one line here.
 
 use crate::command::spec::Spec;
-use crate::command::{connection, counting, expiry, introspect, keys, scan, session, strings};
+use crate::command::{
+    connection, counting, expiry, introspect, keys, scan, session, strings, sweep,
+};
 
 /// The families.
 const FAMILIES: &[&[Spec]] = &[
@@ -13,6 +15,7 @@ const FAMILIES: &[&[Spec]] = &[
     expiry::SPECS,
     scan::SPECS,
     session::SPECS,
+    sweep::SPECS,
     introspect::SPECS,
     connection::SPECS,
 ];
@@ -121,17 +124,30 @@ const fn index_operations() -> [Option<&'static Spec>; OPERATIONS] {
         let mut number = 0;
         while number < FAMILIES[family].len() {
             let spec = &FAMILIES[family][number];
-            let operation = spec.operation as usize;
-            if operation != 0 {
-                assert!(
-                    places[operation].is_none(),
-                    "an operation number is used twice"
-                );
-                places[operation] = Some(spec);
+            places = with_operation(places, spec);
+            let mut subcommand = 0;
+            while subcommand < spec.subcommands.len() {
+                places = with_operation(places, &spec.subcommands[subcommand]);
+                subcommand += 1;
             }
             number += 1;
         }
         family += 1;
+    }
+    places
+}
+
+const fn with_operation(
+    mut places: [Option<&'static Spec>; OPERATIONS],
+    spec: &'static Spec,
+) -> [Option<&'static Spec>; OPERATIONS] {
+    let operation = spec.operation as usize;
+    if operation != 0 {
+        assert!(
+            places[operation].is_none(),
+            "an operation number is used twice"
+        );
+        places[operation] = Some(spec);
     }
     places
 }

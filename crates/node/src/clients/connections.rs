@@ -61,6 +61,8 @@ pub(crate) struct Client {
     writes: Vec<(GroupId, BatchNumber)>,
     /// Its reads that wait for a round to be confirmed.
     pub(crate) unanswered_reads: u32,
+    /// It is a router's link: see [`super::links`].
+    pub(crate) is_router: bool,
     /// An earlier request of it waits for a primary, so later ones are not looked at.
     pub(crate) is_held: bool,
     touched: bool,
@@ -87,6 +89,7 @@ impl Client {
             connection,
             writes: Vec::new(),
             unanswered_reads: 0,
+            is_router: false,
             is_held: false,
             touched: false,
             paused: false,

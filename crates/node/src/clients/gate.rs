@@ -6,11 +6,11 @@
 use kvorum_base::{Bug, ConnId, NodeId, Slot};
 use kvorum_kv::command::spec::Flags;
 use kvorum_kv::{CrossSlot, Refusal, Run, Spec, Spread};
-use kvorum_resp::{Args, InputLimits, Request};
+use kvorum_resp::{Args, ArgsBuf, InputLimits, Request};
 
 use super::connections::Client;
 use super::waiting::Held;
-use super::{face, local};
+use super::{face, links, local};
 use crate::format::entry::EntryBuilder;
 use crate::group::Group;
 use crate::group::batch::ReplyTo;
@@ -137,6 +137,9 @@ impl Node {
         }
         client.profile.last_command = spec.name;
         if self.pass(client, seq, spec, args) == Passed::Wait {
+            if client.is_router {
+                return self.refuse_request(client, seq, links::NO_PRIMARY.as_bytes());
+            }
             let now_tick = self.shared.now_tick;
             client.is_held = true;
             self.shared
@@ -189,7 +192,15 @@ impl Node {
         if !self.serving() {
             return Passed::Wait;
         }
-        match kvorum_kv::slot_of_keys(kvorum_kv::keys_of(spec, args)) {
+        let named = match links::first_slot(spec, args) {
+            Ok(slot) => slot,
+            Err(text) => {
+                self.refuse_request(client, seq, text.as_bytes());
+                return Passed::Yes;
+            }
+        };
+        let slot = kvorum_kv::slot_of_keys(kvorum_kv::keys_of(spec, args));
+        match slot.map(|slot| slot.or(named)) {
             Ok(Some(slot)) => self.pass_to_slot(client, seq, slot, spec, args),
             Ok(None) => self.pass_to_all(client, seq, spec, args),
             Err(CrossSlot) => {
@@ -212,6 +223,8 @@ impl Node {
             return self.pass_elsewhere(client, seq, slot);
         };
         let group = &self.groups[at];
+        let narrowed = links::narrowed(group, spec, args);
+        let args = narrowed.as_ref().map_or(args, ArgsBuf::as_args);
         if spec.is_write() && group.driver.holds_back(slot, self.shared.now_tick) {
             return Passed::Wait;
         }
@@ -342,7 +355,7 @@ impl Node {
         spec: &'static Spec,
         args: Args<'_>,
     ) -> Passed {
-        let Some((cursor, slot)) = kvorum_kv::cursor_of(args) else {
+        let Some((cursor, slot)) = kvorum_kv::cursor_in(args) else {
             // A request with a wrong cursor is refused by whoever reads it.
             let first = self.next_led(0).map_or(Slot::default(), |(slot, _)| slot);
             return self.pass_to_slot(client, seq, first, spec, args);
@@ -355,9 +368,9 @@ impl Node {
             });
             return Passed::Yes;
         };
-        let cursor = cursor.max(kvorum_kv::first_cursor_of(first));
+        let cursor = cursor.max(kvorum_kv::cursor_of(first));
         let next = self.next_led(last.get() + 1);
-        let beyond = next.map_or(0, |(slot, _)| kvorum_kv::first_cursor_of(slot));
+        let beyond = next.map_or(0, |(slot, _)| kvorum_kv::cursor_of(slot));
         let bounded = kvorum_kv::scan_within(args, cursor, last, beyond);
         self.pass_to_slot(client, seq, first, spec, bounded.as_args())
     }
@@ -391,7 +404,7 @@ impl Node {
             return self.read(client, reply_to, at, spec, args);
         }
         self.shared.counters.writes += 1;
-        if client.unanswered_reads > 0 {
+        if client.unanswered_reads > 0 && !client.is_router {
             self.log_reads_before(client, at);
         }
         self.log(client, reply_to, at, spec, args);
@@ -500,7 +513,8 @@ impl Node {
     ) {
         self.shared.counters.reads += 1;
         let group = &mut self.groups[at];
-        let behind_write = client.last_write(group.id) > group.batches.resolved()
+        let behind_write = !client.is_router
+            && client.last_write(group.id) > group.batches.resolved()
             && !self.shared.config.planted.has(Bug::ReadOvertakesWrite);
         if behind_write {
             let is_read = true;

@@ -7,7 +7,7 @@ use kvorum_resp::{Args, Replies, Version};
 
 use super::connections::{Client, Profile};
 use super::face::{self, Facts};
-use super::{client_command, config_command, handshake, info};
+use super::{client_command, config_command, handshake, info, links};
 use crate::group::batch::ReplyTo;
 use crate::group::waits::Wait;
 use crate::node::Node;
@@ -33,6 +33,7 @@ pub(crate) fn run(
         Is::ClientKill => client_kill(node, client, seq, args),
         Is::Wait => wait(node, client, seq, args),
         Is::Role => role(node, client, seq),
+        Is::Link => links::link(client, seq, args),
         _ => {
             let Client {
                 profile,
@@ -95,7 +96,8 @@ fn answer(
         | Is::ClientReply
         | Is::ClientKill
         | Is::Wait
-        | Is::Role => unreachable!("{command:?} is run with its client"),
+        | Is::Role
+        | Is::Link => unreachable!("{command:?} is run with its client"),
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`gate`]: the door: known? allowed? whose? then to a group, to another node, or to wait;
 //! - [`gather`]: commands that concern every group led here;
 //! - [`waiting`]: requests that wait for a primary;
+//! - [`links`]: the connections of routers, and requests about slots instead of keys;
 //! - [`local`]: commands that the node answers by itself;
 //! - [`handshake`], [`client_command`], [`config_command`], [`info`]: these commands;
 //! - [`face`]: the face of a Redis Cluster.
@@ -16,5 +17,6 @@ pub(crate) mod gate;
 pub(crate) mod gather;
 pub(crate) mod handshake;
 pub(crate) mod info;
+pub(crate) mod links;
 pub(crate) mod local;
 pub(crate) mod waiting;

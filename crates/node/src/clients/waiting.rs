@@ -10,6 +10,7 @@ use kvorum_kv::Spec;
 use kvorum_resp::{Args, ArgsBuf};
 
 use super::connections::Table;
+use super::links::NO_PRIMARY;
 
 /// A request with its own copy of the arguments.
 #[derive(Debug)]
@@ -52,11 +53,15 @@ impl Waiting {
 
     /// Holds a request whose connection is in the table.
     pub(crate) fn hold(&mut self, held: Held, table: &mut Table) {
-        if let Some(client) = table.get_mut(held.conn) {
-            client.is_held = true;
-            client.unanswered_reads = client.unanswered_reads.saturating_sub(1);
-            self.held.push(held);
+        let Some(client) = table.get_mut(held.conn) else {
+            return;
+        };
+        client.unanswered_reads = client.unanswered_reads.saturating_sub(1);
+        if client.is_router {
+            return table.reply(held.conn, held.seq, |replies| replies.error(NO_PRIMARY));
         }
+        client.is_held = true;
+        self.held.push(held);
     }
 
     /// Whether a request of this connection is held.

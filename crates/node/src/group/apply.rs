@@ -53,8 +53,11 @@ impl State {
         if !self.moves.has_sealed {
             return None;
         }
+        let is_elsewhere = |slot: &Slot| !self.keyspace.served().contains(*slot);
+        let swept = kvorum_kv::swept_slots(spec, args).and_then(Result::ok);
+        let swept = swept.and_then(|slots| slots.iter().find(is_elsewhere));
         let mut slots = kvorum_kv::keys_of(spec, args).map(slot_of);
-        slots.find(|slot| !self.keyspace.served().contains(*slot))
+        swept.or_else(|| slots.find(is_elsewhere))
     }
 
     /// The hash of all of it, to be compared with that of other replicas.

@@ -1,0 +1,43 @@
+//! Bugs on purpose: the tests must find each. Only a build with the feature `planted` can have one.
+
+/// A bug that a router can be given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// A later write of a client is sent while an earlier one to the same slot waits.
+    WriteOvertakesParked,
+    /// A write that was handed to a socket is sent again when its link breaks.
+    UnknownResent,
+    /// A walk over the keyspace believes that a node covers what it was asked for.
+    MovingSlotMissed,
+}
+
+/// Which bug a router has, if any.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Planted {
+    #[cfg(feature = "planted")]
+    bug: Option<Bug>,
+}
+
+impl Planted {
+    /// A router with this bug.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub const fn with(bug: Bug) -> Self {
+        Self { bug: Some(bug) }
+    }
+
+    /// Whether this router has this bug.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub fn has(self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Whether this router has this bug: never, in this build.
+    #[cfg(not(feature = "planted"))]
+    #[must_use]
+    pub const fn has(self, bug: Bug) -> bool {
+        let _ = bug;
+        false
+    }
+}

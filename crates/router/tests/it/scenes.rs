@@ -1,0 +1,287 @@
+//! Scenes that a storm rarely plays: each says in its name what must be.
+
+use kvorum_base::{ConnId, SlotSet};
+use kvorum_router::Event;
+use kvorum_router::planted::Planted;
+
+use crate::world::{DEADLINE_TICKS, Reply, World};
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// Sends one request and runs the world until it is answered.
+fn ask(world: &mut World, conn: ConnId, text: &str) -> Reply {
+    let before = world.replies(conn).len();
+    world.send(conn, &[words(text)]);
+    run_until(world, |world| world.replies(conn).len() > before);
+    world.replies(conn)[before].clone()
+}
+
+fn run_until(world: &mut World, is_done: impl Fn(&World) -> bool) {
+    for _ in 0..4 * DEADLINE_TICKS {
+        for _ in 0..20 {
+            world.network();
+            if is_done(world) {
+                return;
+            }
+        }
+        world.step(Event::Tick);
+    }
+    panic!("it did not come to that: {:?}", world.notes);
+}
+
+fn ok() -> Reply {
+    Reply::Simple("OK".to_owned())
+}
+
+fn bulk(text: &str) -> Reply {
+    Reply::Bulk(Some(text.as_bytes().to_vec()))
+}
+
+fn run_of(first: u16, last: u16) -> SlotSet {
+    SlotSet::of_runs([(first, last)])
+}
+
+/// FLUSHALL while slots move between shards: what was there before it is gone after it.
+pub(crate) fn flush_while_slots_move(seed: u64, planted: Planted) -> Result<(), String> {
+    let mut world = World::with_bug(seed, 3, 3, planted);
+    let conn = world.open(0);
+    for number in 0..60 {
+        assert_eq!(ask(&mut world, conn, &format!("SET key-{number} x")), ok());
+    }
+    world.send(conn, &[words("FLUSHALL")]);
+    let before = world.replies(conn).len();
+    for _ in 0..4 * DEADLINE_TICKS {
+        for _ in 0..5 {
+            world.network();
+            if world.prng.chance(1, 10) {
+                let (first, to) = (world.prng.below(16000) as u16, world.prng.below(3) as usize);
+                world.cluster.begin_move(run_of(first, first + 300), to);
+            }
+            if world.prng.chance(1, 10) {
+                world.cluster.end_move(true);
+            }
+        }
+        if world.replies(conn).len() > before {
+            break;
+        }
+        if world.prng.chance(1, 3) {
+            world.step(Event::Tick);
+        }
+    }
+    world.calm();
+    if world.replies(conn)[before] == ok() && world.cluster.len() > 0 {
+        return Err(format!(
+            "seed {seed}: {} keys are left",
+            world.cluster.len()
+        ));
+    }
+    Ok(())
+}
+
+#[test]
+fn flushall_leaves_nothing_behind_while_slots_move() {
+    for seed in 1..=60 {
+        flush_while_slots_move(seed, Planted::default()).expect("nothing is left");
+    }
+}
+
+#[test]
+fn a_quiet_cluster_is_counted_and_walked_whole() {
+    let mut world = World::new(1, 4, 9);
+    let conn = world.open(0);
+    for number in 0..200 {
+        assert_eq!(ask(&mut world, conn, &format!("SET key-{number} x")), ok());
+    }
+    // Owned in many pieces.
+    for slot in (0..16000).step_by(700) {
+        world
+            .cluster
+            .begin_move(run_of(slot, slot + 90), usize::from(slot) % 9);
+        world.cluster.end_move(true);
+    }
+    assert_eq!(ask(&mut world, conn, "DBSIZE"), Reply::Integer(200));
+    let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
+    loop {
+        let Reply::Array(parts) = ask(&mut world, conn, &format!("SCAN {cursor} COUNT 20")) else {
+            panic!("no reply to SCAN");
+        };
+        let [Reply::Bulk(Some(next)), Reply::Array(keys)] = &parts[..] else {
+            panic!("{parts:?}");
+        };
+        found.extend(keys.iter().map(|key| format!("{key:?}")));
+        cursor = String::from_utf8(next.clone()).expect("digits");
+        if cursor == "0" {
+            break;
+        }
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), 200);
+    assert_eq!(ask(&mut world, conn, "FLUSHDB"), ok());
+    assert_eq!(ask(&mut world, conn, "DBSIZE"), Reply::Integer(0));
+}
+
+#[test]
+fn wrong_requests_over_the_keyspace_get_redis_s_words() {
+    let mut world = World::new(1, 3, 3);
+    let conn = world.open(0);
+    let error = |text: &str| Reply::Error(text.to_owned());
+    assert_eq!(ask(&mut world, conn, "SCAN x"), error("ERR invalid cursor"));
+    assert_eq!(
+        ask(&mut world, conn, "SCAN 0 COUNT 0"),
+        error("ERR syntax error")
+    );
+    assert_eq!(
+        ask(&mut world, conn, "FLUSHALL NOW"),
+        error("ERR syntax error")
+    );
+    assert_eq!(
+        ask(&mut world, conn, "MSET a 1 b"),
+        error("ERR wrong number of arguments for 'mset' command")
+    );
+}
+
+#[test]
+fn keys_of_several_slots_are_split_and_put_together() {
+    let mut world = World::new(2, 3, 3);
+    let conn = world.open(0);
+    assert_eq!(ask(&mut world, conn, "MSET a 1 b 2 c 3 {a}d 4"), ok());
+    let values = Reply::Array(vec![bulk("3"), Reply::Bulk(None), bulk("1"), bulk("4")]);
+    assert_eq!(ask(&mut world, conn, "MGET c x a {a}d"), values);
+    assert_eq!(ask(&mut world, conn, "EXISTS a b x a"), Reply::Integer(3));
+    assert_eq!(ask(&mut world, conn, "TOUCH a b x"), Reply::Integer(2));
+    assert_eq!(ask(&mut world, conn, "DEL a b x"), Reply::Integer(2));
+    assert_eq!(ask(&mut world, conn, "UNLINK c {a}d a"), Reply::Integer(2));
+    let Reply::Error(text) = ask(&mut world, conn, "MSETNX a 1 b 2") else {
+        panic!("MSETNX over two slots");
+    };
+    assert!(text.starts_with("CROSSSLOT"), "{text}");
+}
+
+#[test]
+fn a_client_of_version_3_gets_that_version() {
+    let mut world = World::new(3, 3, 3);
+    let conn = world.open(0);
+    world.send(conn, &[words("CLIENT REPLY SKIP"), words("HELLO 3")]);
+    assert_eq!(ask(&mut world, conn, "GET nothing"), Reply::Bulk(None));
+    assert_eq!(ask(&mut world, conn, "SET a 1"), ok());
+    let values = Reply::Array(vec![bulk("1"), Reply::Bulk(None)]);
+    assert_eq!(ask(&mut world, conn, "MGET a b"), values);
+}
+
+/// A slot that stays sealed holds up its own requests and those behind them, and nobody else's.
+#[test]
+fn a_sealed_slot_is_waited_for_alone_and_refused_in_the_end() {
+    let mut world = World::new(4, 3, 3);
+    let (slow, other) = (world.open(0), world.open(1));
+    assert_eq!(ask(&mut world, slow, "SET a 0"), ok());
+    let slot = kvorum_base::slot::slot_of(b"a");
+    world.cluster.begin_move(run_of(slot.get(), slot.get()), 0);
+    world.send(
+        slow,
+        &[words("APPEND a 1"), words("APPEND a 2"), words("SET b 1")],
+    );
+    for number in 0..20 {
+        assert_eq!(ask(&mut world, other, &format!("SET b {number}")), ok());
+    }
+    // The slot serves again before the deadline: both happen, in their order.
+    world.cluster.end_move(true);
+    run_until(&mut world, |world| world.replies(slow).len() == 4);
+    assert_eq!(
+        world.replies(slow)[1..],
+        [Reply::Integer(2), Reply::Integer(3), ok()]
+    );
+    assert_eq!(ask(&mut world, slow, "GET a"), bulk("012"));
+
+    world.cluster.begin_move(run_of(slot.get(), slot.get()), 1);
+    let Reply::Error(text) = ask(&mut world, slow, "APPEND a 3") else {
+        panic!("a sealed slot took a write");
+    };
+    assert!(text.starts_with("TRYAGAIN"), "{text}");
+    world.cluster.end_move(false);
+    assert_eq!(ask(&mut world, slow, "GET a"), bulk("012"));
+}
+
+/// Without any node everything waits, then is refused; nothing is called unknown that cannot have happened.
+#[test]
+fn without_nodes_requests_are_refused_at_their_deadline() {
+    let mut world = World::new(5, 3, 3);
+    world.down.fill(true);
+    let conn = world.open(0);
+    let Reply::Error(text) = ask(&mut world, conn, "SET a 1") else {
+        panic!("nobody could have done that");
+    };
+    assert!(
+        text.starts_with("CLUSTERDOWN") && text.contains("connection refused"),
+        "{text}"
+    );
+    let Reply::Error(text) = ask(&mut world, conn, "DBSIZE") else {
+        panic!("nobody could have counted that");
+    };
+    assert!(text.starts_with("CLUSTERDOWN"), "{text}");
+    world.down.fill(false);
+    assert_eq!(ask(&mut world, conn, "SET a 1"), ok());
+}
+
+/// What is outstanding is finished, also what waits behind a walk; then the clients are closed.
+#[test]
+fn a_router_that_is_asked_to_stop_finishes_what_it_took() {
+    let mut world = World::new(6, 3, 3);
+    let (busy, idle) = (world.open(0), world.open(1));
+    assert_eq!(ask(&mut world, busy, "SET a 1"), ok());
+    world.send(
+        busy,
+        &[
+            words("SET b 2"),
+            words("DBSIZE"),
+            words("GET a"),
+            words("GET b"),
+        ],
+    );
+    world.step(Event::Shutdown);
+    assert!(world.is_closed(idle));
+    assert!(!world.stopped);
+    run_until(&mut world, |world| world.stopped);
+    assert_eq!(
+        world.replies(busy)[1..],
+        [ok(), Reply::Integer(2), bulk("1"), bulk("2")]
+    );
+    assert!(world.is_closed(busy));
+}
+
+/// A client that is gone has still sent what it sent.
+#[test]
+fn requests_of_a_client_that_is_gone_go_on() {
+    let mut world = World::new(7, 3, 3);
+    let (gone, other) = (world.open(0), world.open(1));
+    world.send(gone, &[words("SET a 1"), words("SET a 2")]);
+    world.step(Event::Closed { conn: gone });
+    world.calm();
+    assert_eq!(ask(&mut world, other, "GET a"), bulk("2"));
+}
+
+#[test]
+fn what_only_a_cluster_knows_is_refused_as_by_a_redis_alone() {
+    let mut world = World::new(8, 3, 3);
+    let conn = world.open(0);
+    for text in ["CLUSTER SLOTS", "READONLY", "CLUSTER NODES"] {
+        let refused = "ERR This instance has cluster support disabled".to_owned();
+        assert_eq!(ask(&mut world, conn, text), Reply::Error(refused));
+    }
+    assert!(matches!(
+        ask(&mut world, conn, "KVORUM.LINK ROUTER"),
+        Reply::Error(_)
+    ));
+    assert!(matches!(
+        ask(&mut world, conn, "KVORUM.SLOTS COUNT 0 1"),
+        Reply::Error(_)
+    ));
+    assert_eq!(ask(&mut world, conn, "SELECT 0"), ok());
+    assert!(matches!(ask(&mut world, conn, "MULTI"), Reply::Error(_)));
+    let Reply::Bulk(Some(info)) = ask(&mut world, conn, "INFO cluster") else {
+        panic!("no INFO");
+    };
+    assert_eq!(info, b"# Cluster\r\ncluster_enabled:0\r\n");
+}
