@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvorum_base::{GroupId, Index, Slot, SlotSet, UnixMillis};
+use kvorum_node::moves::state::Moves;
 
 /// What the newest state of each group says.
 #[derive(Default, Debug)]
 pub struct Owners {
     groups: BTreeMap<GroupId, (Index, Arc<SlotSet>)>,
-    /// The clock of the group that gave a slot away, when it did.
+    /// The clock at which a slot was sealed by the group that gives it away.
     given: BTreeMap<Slot, UnixMillis>,
 }
 
@@ -28,19 +29,23 @@ impl Owners {
         applied: Index,
         served: &Arc<SlotSet>,
         clock: UnixMillis,
+        moves: &Moves,
     ) -> Result<(), String> {
         let (newest, known) = self.groups.entry(group).or_default();
         if applied <= *newest {
             return Ok(());
         }
         *newest = applied;
+        for out in moves.outgoing.values() {
+            if let Some(sealed) = out.sealed {
+                let slots = out.slots.iter();
+                self.given.extend(slots.map(|slot| (slot, sealed.clock)));
+            }
+        }
         if Arc::ptr_eq(known, served) {
             return Ok(());
         }
         let before = std::mem::replace(known, Arc::clone(served));
-        for slot in before.iter().filter(|slot| !served.contains(*slot)) {
-            self.given.insert(slot, clock);
-        }
         for slot in served.iter().filter(|slot| !before.contains(*slot)) {
             if let Some(then) = self.given.remove(&slot)
                 && clock < then

@@ -187,8 +187,9 @@ impl Judge {
                 .map_err(named("replica-equality"))?;
             if is_new {
                 self.clock.applied(id, keyspace.clock(), self.now);
+                let moves = replica.moves.expect("a state has its moves");
                 self.owners
-                    .observe(id, applied, keyspace.served(), keyspace.clock())
+                    .observe(id, applied, keyspace.served(), keyspace.clock(), moves)
                     .map_err(named("one-owner"))?;
                 self.check_clock(index, keyspace.clock().get())
                     .map_err(named("expiry"))?;
