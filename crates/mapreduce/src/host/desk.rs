@@ -394,7 +394,13 @@ impl Desk {
                 clear(&self.layout)?;
                 Ok(report)
             }
-            Some(Outcome::Failed(reason)) => Err(Error::new(reason)),
+            Some(Outcome::Failed(reason)) => {
+                let output = self.layout.output().display();
+                Err(Error::new(format!(
+                    "{reason}\nWhat is done is kept: go on with run --resume --output {output}, or \
+                     remove {output}"
+                )))
+            }
             None => Err(Error::new("the job did not end")),
         }
     }

@@ -184,7 +184,7 @@ fn lines(
     let mut from = if piece.start > 0 { u64::MAX } else { 0 };
     while inside_foreign_line || window.offset < end {
         let offset = window.offset;
-        match window.line().map_err(Error::io(what()))? {
+        match window.line().map_err(|error| Error::io(what())(error))? {
             None => break,
             Some(Ok((_, with_end))) if inside_foreign_line => {
                 inside_foreign_line = false;

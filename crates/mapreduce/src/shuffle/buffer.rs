@@ -110,11 +110,11 @@ impl<'a> MapBuffer<'a> {
     }
 
     fn flush_sums(&mut self) -> Result<()> {
-        let mut sums = std::mem::replace(&mut self.sums, Sums::new());
+        self.sums.settle();
+        let sums = std::mem::replace(&mut self.sums, Sums::new());
         for (key, sum) in sums.iter() {
             self.push(key, decimal(sum, &mut [0; 20]))?;
         }
-        sums.clear();
         Ok(())
     }
 
