@@ -61,7 +61,7 @@ fn start_kvorum(dir: &TempDir, port: u16) -> Running {
     let file = std::fs::File::create(&output).expect("a file");
     let data = dir.path().join("kvorum");
     let child = kvorum(&["up", "--nodes", "1", "--port", &port.to_string()])
-        .arg("--dir")
+        .args(["--router-port", "0", "--dir"])
         .arg(data)
         .stdout(file)
         .spawn()
