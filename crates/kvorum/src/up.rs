@@ -54,7 +54,12 @@ pub(crate) struct Options {
     port: u16,
     /// Port of a router, to whose clients the cluster is one Redis; its HTTP is on the next port. 0: no
     /// router
-    #[arg(long, value_name = "PORT", default_value_t = 7379, value_parser = clap::value_parser!(u16).range(0..=65534))]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 7379,
+        value_parser = clap::value_parser!(u16).range(0..=65534)
+    )]
     router_port: u16,
     /// Start a node again when it dies, or the router
     #[arg(long)]

@@ -13,26 +13,14 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use super::figures::{self, Metrics};
 use crate::clients::accept::Bound;
 use crate::control::http::stdin_end;
 use crate::logs::Logs;
-use crate::metrics::{Counter, Page};
+use crate::metrics::Page;
 
 /// A loop that has published nothing for so long is stuck.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-
-/// What the shell counts.
-#[derive(Default, Debug)]
-pub(crate) struct Metrics {
-    /// Turns of the loop.
-    pub(crate) turns: Counter,
-    /// Clients refused since there were too many.
-    pub(crate) clients_refused: Counter,
-    /// Bytes to clients.
-    pub(crate) client_bytes_out: Counter,
-    /// Bytes to nodes.
-    pub(crate) link_bytes_out: Counter,
-}
 
 /// What the control thread and the loop share.
 #[derive(Debug)]
@@ -196,129 +184,11 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     page.family("router_ready", "Whether requests get to nodes.", "gauge");
     page.sample("router_ready", &[], u8::from(shared.trouble().is_none()));
     if let Some((_, status)) = shared.published() {
-        write_status(&status, &mut page);
+        figures::write_status(&status, &mut page);
     }
-    let counters = &shared.metrics;
-    for (name, help, value) in [
-        ("turns", "Turns of the loop.", counters.turns.get()),
-        (
-            "client_bytes_out",
-            "Bytes to clients.",
-            counters.client_bytes_out.get(),
-        ),
-        (
-            "link_bytes_out",
-            "Bytes to nodes.",
-            counters.link_bytes_out.get(),
-        ),
-        (
-            "clients_refused",
-            "Connections refused since there were too many.",
-            counters.clients_refused.get(),
-        ),
-    ] {
-        counter(&mut page, name, help, value);
-    }
+    figures::write_shell(&shared.metrics, &mut page);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, page.finish()).into_response()
-}
-
-fn counter(page: &mut Page, name: &str, help: &str, value: u64) {
-    let name = format!("router_{name}_total");
-    page.family(&name, help, "counter");
-    page.sample(&name, &[], value);
-}
-
-fn write_status(status: &Status, page: &mut Page) {
-    let counters = &status.counters;
-    for (name, help, value) in [
-        ("commands", "Requests of clients.", counters.commands),
-        (
-            "client_bytes_in",
-            "Bytes from clients.",
-            counters.input_bytes,
-        ),
-        (
-            "clients_accepted",
-            "Connections of clients.",
-            status.clients_opened,
-        ),
-        ("error_replies", "Error replies to clients.", status.errors),
-        (
-            "sent",
-            "Requests and parts of them sent to nodes.",
-            counters.sent,
-        ),
-        ("redirects", "Redirects followed.", counters.redirects),
-        (
-            "waits",
-            "Times that a request had to wait to be sent again.",
-            counters.parked,
-        ),
-        ("splits", "Requests over several slots.", counters.splits),
-        (
-            "sweeps",
-            "Requests over the whole keyspace.",
-            counters.sweeps,
-        ),
-        (
-            "unknown",
-            "Requests whose outcome is unknown.",
-            counters.unknown,
-        ),
-        (
-            "timeouts",
-            "Requests refused at their deadline.",
-            counters.timeouts,
-        ),
-        ("maps", "Maps of the cluster learnt.", counters.maps),
-        (
-            "links_broken",
-            "Links to nodes that broke.",
-            counters.links_broken,
-        ),
-    ] {
-        counter(page, name, help, value);
-    }
-    for (name, help, value) in [
-        ("clients", "Clients connected.", status.clients),
-        (
-            "requests_waiting",
-            "Requests without an answer yet.",
-            status.pieces as u64,
-        ),
-        (
-            "request_bytes_waiting",
-            "Their bytes.",
-            status.piece_bytes as u64,
-        ),
-        (
-            "slots_known",
-            "Slots whose owner is known.",
-            status.slots_known as u64,
-        ),
-        (
-            "memory_bytes",
-            "Resident memory.",
-            status.process.memory_bytes,
-        ),
-    ] {
-        let name = format!("router_{name}");
-        page.family(&name, help, "gauge");
-        page.sample(&name, &[], value);
-    }
-    page.family("router_links", "Links to a node that are up.", "gauge");
-    for node in &status.nodes {
-        page.sample("router_links", &[("node", &node.address)], node.links_up);
-    }
-    page.family("router_unanswered", "Requests at a node.", "gauge");
-    for node in &status.nodes {
-        page.sample(
-            "router_unanswered",
-            &[("node", &node.address)],
-            node.unanswered,
-        );
-    }
 }
 
 /// Ends the process in good order at the first SIGTERM or SIGINT (or the end of standard input, where that

@@ -3,13 +3,14 @@
 //! - [`options`]: what the process is given;
 //! - [`hub`]: the loop on one thread, which hands events in and carries effects out;
 //! - [`front`]: clients; [`back`]: links to nodes;
-//! - [`http`]: health, metrics and signals, on a thread of their own.
+//! - [`http`]: health, metrics and signals, on a thread of their own; [`figures`]: the metrics.
 //!
 //! The loop is that of a lane ([`crate::lane`]), for the same reasons: all sockets that one wait found ready
 //! are read, then the driver runs once, so that a turn carries what all clients sent meanwhile and each
 //! socket is written once.
 
 pub(crate) mod back;
+pub(crate) mod figures;
 pub(crate) mod front;
 pub mod http;
 pub(crate) mod hub;
