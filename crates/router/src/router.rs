@@ -401,6 +401,7 @@ impl Router {
                 handed: true,
             };
             link.put(&piece.request, Waiting::Piece(ticket), self.now_tick);
+            self.counters.sent += 1;
         }
         self.touch_link(index);
     }

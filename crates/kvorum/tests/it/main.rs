@@ -20,4 +20,5 @@ mod process;
 mod refusals;
 mod relay;
 mod resp;
+mod routers;
 mod strangers;
