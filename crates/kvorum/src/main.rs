@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kvorum_server::config::NodeOptions;
+use kvorum_server::router::RouterOptions;
 
 /// Every request and reply allocates and frees small pieces on one thread: this allocator does that in
 /// half the time of the system's, at the same memory per key.
@@ -19,7 +20,7 @@ const _: () = assert!(!kvorum_node::PLANTED || cfg!(debug_assertions));
 
 /// A sharded, replicated, linearizable key-value store that speaks the Redis protocol.
 ///
-/// `kvorum up` starts a whole cluster on this machine; `redis-cli -c -p 7001` talks to it.
+/// `kvorum up` starts a whole cluster on this machine; `redis-cli -p 7379` talks to it.
 #[derive(Parser)]
 #[command(name = "kvorum", version, about, long_about)]
 struct Arguments {
@@ -38,6 +39,15 @@ enum Command {
         under the name of the flag without its dashes."
     )]
     Node(Box<NodeOptions>),
+    /// Run a router: to its clients one Redis, behind it the cluster
+    #[command(
+        long_about = "Run a router: to its clients one Redis, behind it the cluster.\n\nAny Redis client \
+        can use it as it would use a single server. It finds out by itself which node serves what, splits \
+        MGET, MSET, DEL, UNLINK, EXISTS and TOUCH over slots (not as one step), and waits through \
+        failovers. It keeps no data and needs no directory: run as many as you like, beside the clients \
+        or behind a load balancer."
+    )]
+    Router(RouterOptions),
     /// Make a cluster, ask how it does, look inside
     Ctl(ctl::Options),
     /// Run MapReduce jobs over files
@@ -47,6 +57,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Node(options) => return kvorum_server::process::run_node(*options),
+        Command::Router(options) => return kvorum_server::router::run_router(options),
         Command::Up(options) => up::run(options),
         Command::Ctl(options) => ctl::run(options),
         Command::Mr(options) => match mr::run(options) {

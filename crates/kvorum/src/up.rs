@@ -4,6 +4,8 @@
 //! nothing works here that would not work on three machines. They stop when this process does, however
 //! that ends: each holds the other end of a pipe as its standard input.
 
+mod router;
+
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,6 +18,7 @@ use kvorum_server::control::status::ProcessStatus;
 use kvorum_server::identity::{Manifest, Plan, Shape};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::router::RouterProcess;
 use crate::ctl::init::make_cluster;
 
 /// Shards of a new cluster: with three nodes each is primary of one.
@@ -28,6 +31,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 const READY_PATIENCE: Duration = Duration::from_secs(600);
 /// How long the nodes may take to end before they are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the router may take to end before it is killed: a little more than a request may.
+const ROUTER_STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// Pause before a dead node is started again.
@@ -51,7 +56,16 @@ pub(crate) struct Options {
     /// PORT + 100 + i, and HTTP on PORT + 200 + i
     #[arg(long, value_name = "PORT", default_value_t = 7000)]
     port: u16,
-    /// Start a node again when it dies
+    /// Port of a router, to whose clients the cluster is one Redis; its HTTP is on the next port. 0: no
+    /// router
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 7379,
+        value_parser = clap::value_parser!(u16).range(0..=65534)
+    )]
+    router_port: u16,
+    /// Start a node again when it dies, or the router
     #[arg(long)]
     supervise: bool,
 }
@@ -191,6 +205,7 @@ struct Cluster {
     options: Options,
     program: PathBuf,
     nodes: Vec<Node>,
+    router: Option<RouterProcess>,
 }
 
 impl Cluster {
@@ -199,7 +214,7 @@ impl Cluster {
             .map_err(|error| format!("cannot find this program to start nodes with: {error}"))?;
         kvorum_server::disk::make_dir(&options.dir)
             .map_err(|error| format!("cannot make {}: {error}", options.dir.display()))?;
-        let nodes = (1..=options.nodes)
+        let nodes: Vec<Node> = (1..=options.nodes)
             .map(|number| Node {
                 number,
                 port: options.port + number,
@@ -208,7 +223,10 @@ impl Cluster {
                 restart_at: None,
             })
             .collect();
+        let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
+        let port = Some(options.router_port).filter(|port| *port > 0);
         Ok(Self {
+            router: port.map(|port| RouterProcess::new(port, &ports)),
             options,
             program,
             nodes,
@@ -220,15 +238,21 @@ impl Cluster {
         for place in 0..self.nodes.len() {
             self.start(place)?;
         }
+        if let Some(router) = &mut self.router {
+            router.start(&self.program, &self.options.dir)?;
+        }
         self.wait_for_answers().await?;
         let http: Vec<String> = self.nodes.iter().map(Node::http).collect();
         // One machine, and the nodes answer at once: this does not hold the loop for long.
         make_cluster(&http, self.options.shape(), None)?;
         self.wait_until_ready().await?;
         println!("ready");
+        let client = match self.options.router_port {
+            0 => format!("redis-cli -c -p {}", self.options.port + 1),
+            port => format!("redis-cli -p {port}"),
+        };
         println!(
-            "redis-cli -c -p {}   talks to it; kvorum ctl status --cluster {}   says how it does",
-            self.options.port + 1,
+            "{client}   talks to it; kvorum ctl status --cluster {}   says how it does",
             http[0]
         );
         loop {
@@ -308,24 +332,40 @@ impl Cluster {
                 tokio::time::sleep(LOOK).await;
             }
         }
+        while let Some(Err(reason)) = self.router.as_ref().map(RouterProcess::ready) {
+            if begin.elapsed() > READY_PATIENCE {
+                return Err(format!("the router is not ready: {reason}"));
+            }
+            self.nobody_may_end()?;
+            tokio::time::sleep(LOOK).await;
+        }
         Ok(())
     }
 
-    /// While the cluster is starting a node that ends has something to say.
+    /// While the cluster is starting a process that ends has something to say.
     fn nobody_may_end(&mut self) -> Result<(), String> {
-        for node in &mut self.nodes {
-            if let Some(status) = node.ended() {
-                let log = self.options.dir.join(format!("node-{}.log", node.number));
-                let text = std::fs::read_to_string(&log).unwrap_or_default();
-                let last = text.lines().last().unwrap_or_default();
-                return Err(format!(
-                    "node {} ended ({status}): {last}\n(see {})",
-                    node.number,
-                    log.display()
-                ));
-            }
-        }
-        Ok(())
+        let ended = self.nodes.iter_mut().find_map(|node| {
+            let status = node.ended()?;
+            Some((
+                format!("node {}", node.number),
+                format!("node-{}.log", node.number),
+                status,
+            ))
+        });
+        let router = || {
+            let status = self.router.as_mut()?.ended()?;
+            Some(("the router".to_owned(), "router.log".to_owned(), status))
+        };
+        let Some((name, log, status)) = ended.or_else(router) else {
+            return Ok(());
+        };
+        let log = self.options.dir.join(log);
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let last = text.lines().last().unwrap_or_default();
+        Err(format!(
+            "{name} ended ({status}): {last}\n(see {})",
+            log.display()
+        ))
     }
 
     /// Notices nodes that died, and starts them again if that was asked for.
@@ -347,12 +387,42 @@ impl Cluster {
                 self.start(place)?;
             }
         }
+        self.look_at_router()
+    }
+
+    fn look_at_router(&mut self) -> Result<(), String> {
+        let Some(router) = &mut self.router else {
+            return Ok(());
+        };
+        if let Some(status) = router.ended() {
+            println!("router ended ({status})");
+            if self.options.supervise {
+                router.restart_at = Some(Instant::now() + RESTART_PAUSE);
+            } else {
+                let line = command_line(&self.program, router.arguments());
+                println!("start it again with: {line}");
+            }
+        }
+        if router.restart_at.is_some_and(|at| at <= Instant::now()) {
+            router.start(&self.program, &self.options.dir)?;
+        }
         Ok(())
     }
 
-    /// Closes the nodes' standard inputs, which they take as a SIGTERM, and waits for them.
+    /// Closes the standard inputs of the processes, which they take as a SIGTERM, and waits for them: for the
+    /// router first, since what it has taken is for the nodes to answer.
     async fn stop(&mut self) {
         println!("stopping");
+        if let Some(router) = &mut self.router {
+            router.ask_to_stop();
+            let begin = Instant::now();
+            while router.is_running() {
+                if begin.elapsed() > ROUTER_STOP_PATIENCE {
+                    router.kill();
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
         for node in &mut self.nodes {
             if let Some(child) = &mut node.child {
                 drop(child.stdin.take());
@@ -398,11 +468,7 @@ impl Node {
     }
 
     fn command_line(&self, program: &Path) -> String {
-        std::iter::once(program.display().to_string())
-            .chain(self.arguments())
-            .map(|word| quoted(&word))
-            .collect::<Vec<_>>()
-            .join(" ")
+        command_line(program, self.arguments())
     }
 
     /// How it ended, once.
@@ -421,6 +487,15 @@ impl Node {
 /// Why a node has lost its promises, if it has.
 fn lost(status: &ProcessStatus) -> Option<&str> {
     status.status.as_ref()?.lost.as_deref()
+}
+
+/// A command as somebody can type it.
+fn command_line(program: &Path, arguments: impl IntoIterator<Item = String>) -> String {
+    std::iter::once(program.display().to_string())
+        .chain(arguments)
+        .map(|word| quoted(&word))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A word as a shell reads it back.

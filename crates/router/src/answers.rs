@@ -44,6 +44,8 @@ impl Router {
                 if slot < SLOT_COUNT && !address.starts_with(':') {
                     let node = self.node_at(&address);
                     self.map.redirected(Slot(slot), node, self.now_tick);
+                    // Where one slot has gone, its neighbours have often gone too.
+                    self.map_wanted = true;
                 }
                 self.refused(id, REDIRECTED, at_once);
             }

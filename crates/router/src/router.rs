@@ -65,7 +65,7 @@ pub struct Router {
     /// When the map was last asked for, and at which link the question is.
     map_asked_tick: u64,
     map_asked_at: Option<u32>,
-    map_wanted: bool,
+    pub(crate) map_wanted: bool,
     /// The link that is asked next.
     map_turn: usize,
     pub(crate) gathers: BTreeMap<u64, Gather>,
@@ -401,6 +401,7 @@ impl Router {
                 handed: true,
             };
             link.put(&piece.request, Waiting::Piece(ticket), self.now_tick);
+            self.counters.sent += 1;
         }
         self.touch_link(index);
     }

@@ -154,6 +154,8 @@ impl Router {
 
     /// Begins a client's request over the whole keyspace, if it has one and nothing is before it.
     pub(crate) fn maybe_start_sweep(&mut self, conn: ConnId) {
+        // What it waited for is not its own time.
+        let deadline_tick = self.now_tick + self.config.deadline_ticks;
         let Some(client) = self.clients.get_mut(conn) else {
             return;
         };
@@ -163,6 +165,7 @@ impl Router {
             && !sweep.running
         {
             sweep.running = true;
+            sweep.deadline_tick = deadline_tick;
             self.ask_next(conn);
         }
     }

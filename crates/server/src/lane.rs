@@ -56,7 +56,7 @@ use crate::usage;
 /// Length of a tick.
 pub const TICK: Duration = Duration::from_millis(10);
 /// The buffer that all sockets are read into.
-const SCRATCH_BYTES: usize = 256 << 10;
+pub(crate) const SCRATCH_BYTES: usize = 256 << 10;
 /// Tasks that tokio runs before it looks for new events by itself: more than a turn has.
 const EVENT_INTERVAL: u32 = 1024;
 /// How often the status is published.
@@ -161,7 +161,8 @@ pub fn run(parts: Parts) -> io::Result<End> {
     end
 }
 
-fn runtime() -> io::Result<LocalRuntime> {
+/// A runtime of the shape that the loop needs.
+pub(crate) fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread()
         .enable_all()
         .event_interval(EVENT_INTERVAL)

@@ -5,6 +5,7 @@
 //!
 //! - [`lane`]: the loop on one thread, with [`clients`] and [`peers`] as its sockets;
 //! - [`disk`]: the log's segments, syncs, snapshot files, on threads of their own;
+//! - [`router`]: the router's brain with its sockets;
 //! - [`process`]: a node from its settings to its end, and when it is refused;
 //! - [`config`], [`lock`], [`identity`], [`secret`]: what a process is given, and who it is;
 //! - [`control`]: HTTP, signals, the making of a cluster, on a thread and a runtime of their own;
@@ -26,6 +27,7 @@ pub mod mail;
 pub mod metrics;
 pub mod peers;
 pub mod process;
+pub mod router;
 pub mod secret;
 #[cfg(test)]
 pub(crate) mod testing;

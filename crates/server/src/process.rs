@@ -66,7 +66,7 @@ pub fn run_node(options: NodeOptions) -> ExitCode {
 /// A broken invariant ends the process, on whatever thread and in whatever task it shows. A runtime
 /// that catches the panic of a task would go on with a core that stopped between two statements, and
 /// which then votes and acknowledges.
-fn die_of_panics() {
+pub(crate) fn die_of_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
@@ -74,7 +74,7 @@ fn die_of_panics() {
     }));
 }
 
-fn refuse(text: &str) -> ExitCode {
+pub(crate) fn refuse(text: &str) -> ExitCode {
     eprintln!("kvorum: {text}");
     ExitCode::FAILURE
 }
@@ -159,7 +159,7 @@ fn check_addresses(settings: &Settings, manifest: Option<&Manifest>) -> Result<(
 
 /// Raises the limit of open descriptors as far as the clients need and the system allows; the clients
 /// that there is room for.
-fn raise_descriptors(clients: u32) -> u32 {
+pub(crate) fn raise_descriptors(clients: u32) -> u32 {
     let wanted = u64::from(clients) + DESCRIPTORS_BESIDE_CLIENTS;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < wanted) {

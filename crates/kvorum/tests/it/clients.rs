@@ -24,13 +24,13 @@ const KILL: &str = "kill the primary";
 const KILLED: &[u8] = b"killed\n";
 
 /// Says that something is not tested, or fails where everything has to be.
-fn ignored(reason: &str) {
+pub(crate) fn ignored(reason: &str) {
     assert!(std::env::var_os("KVORUM_CI").is_none(), "{reason}");
     println!("ignored: {reason}");
 }
 
 /// Runs a program to its end; what it printed.
-fn run(command: &mut Command) -> Result<String, String> {
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .stdin(Stdio::null())
@@ -69,7 +69,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// A Python with redis-py.
-fn python(name: &str) -> Result<Command, String> {
+pub(crate) fn python(name: &str) -> Result<Command, String> {
     let library = fetched("redis-py-8.1.0", |dir| {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--target"]);
@@ -82,7 +82,7 @@ fn python(name: &str) -> Result<Command, String> {
 }
 
 /// A Node.js with ioredis.
-fn node_js(name: &str) -> Result<Command, String> {
+pub(crate) fn node_js(name: &str) -> Result<Command, String> {
     let library = fetched("ioredis-6.0.0", |dir| {
         let mut npm = Command::new("npm");
         npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);
@@ -96,7 +96,7 @@ fn node_js(name: &str) -> Result<Command, String> {
 }
 
 /// Runs a script to its end. When it asks for that, the primary is killed, and started again later.
-fn converse(command: &mut Command, nodes: &mut [Node]) {
+pub(crate) fn converse(command: &mut Command, nodes: &mut [Node]) {
     let child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -196,7 +196,7 @@ fn clients_with_a_password() {
 }
 
 /// redis-cli with these arguments.
-fn redis_cli(port: u16, arguments: &[&str]) -> Result<String, String> {
+pub(crate) fn redis_cli(port: u16, arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new("redis-cli");
     command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
     run(command.args(arguments)).map(|text| text.trim().to_owned())

@@ -33,6 +33,8 @@ impl Up {
             "up",
             "--shards",
             "1",
+            "--router-port",
+            "0",
             "--port",
             &port_text,
             "--nodes",

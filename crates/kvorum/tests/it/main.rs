@@ -21,4 +21,5 @@ mod process;
 mod refusals;
 mod relay;
 mod resp;
+mod routers;
 mod strangers;

@@ -2,6 +2,7 @@
 
 use kvorum_base::{ConnId, SlotSet};
 use kvorum_router::Event;
+use kvorum_router::limits::CLIENT_REQUESTS_MAX;
 use kvorum_router::planted::Planted;
 
 use crate::world::{DEADLINE_TICKS, Reply, World};
@@ -260,6 +261,60 @@ fn requests_of_a_client_that_is_gone_go_on() {
     world.step(Event::Closed { conn: gone });
     world.calm();
     assert_eq!(ask(&mut world, other, "GET a"), bulk("2"));
+}
+
+/// A client that sends without reading on is kept waiting, and gets everything in its order.
+#[test]
+fn a_client_that_sends_too_much_at_once_is_held_up_and_served() {
+    const MANY: usize = 3 * CLIENT_REQUESTS_MAX as usize;
+    let mut world = World::new(9, 3, 3);
+    let conn = world.open(0);
+    assert_eq!(ask(&mut world, conn, "SET key-0 0"), ok());
+    let requests: Vec<Vec<String>> = (0..MANY)
+        .map(|number| words(&format!("SET key-{number} {number}")))
+        .collect();
+    world.send(conn, &requests);
+    assert_eq!(
+        world.router.status().pieces,
+        CLIENT_REQUESTS_MAX as usize,
+        "no more are looked at"
+    );
+    for _ in 0..100 * DEADLINE_TICKS {
+        world.network();
+    }
+    run_until(&mut world, |world| world.replies(conn).len() == MANY + 1);
+    assert!(world.replies(conn).iter().all(|reply| *reply == ok()));
+    let last = MANY - 1;
+    let get = format!("GET key-{last}");
+    assert_eq!(ask(&mut world, conn, &get), bulk(&last.to_string()));
+}
+
+/// A command of a session is sent again whatever happened to its link, and happens once.
+#[test]
+fn what_is_sent_through_a_session_happens_once_over_broken_links() {
+    let mut world = World::new(10, 3, 1);
+    let conn = world.open(0);
+    let Reply::Bulk(Some(token)) = ask(&mut world, conn, "KVORUM.SESSION") else {
+        panic!("no session");
+    };
+    let token = String::from_utf8(token).expect("text");
+    for number in 1..=200 {
+        let before = world.replies(conn).len();
+        let request = format!("KVORUM.ONCE {token} {number} INCR counter");
+        world.send(conn, &[words(&request)]);
+        for _ in 0..30 {
+            world.network();
+            if world.prng.chance(1, 15) {
+                world.break_links(None);
+            }
+        }
+        run_until(&mut world, |world| world.replies(conn).len() > before);
+        assert_eq!(world.replies(conn)[before], Reply::Integer(number));
+    }
+    let counters = world.router.status().counters;
+    assert!(counters.links_broken > 20, "{counters:?}");
+    assert!(counters.sent > 220, "some were sent again: {counters:?}");
+    assert_eq!(ask(&mut world, conn, "GET counter"), bulk("200"));
 }
 
 #[test]

@@ -12,11 +12,11 @@ use crate::lane::Lane;
 /// Connections that may wait to be taken.
 const BACKLOG: i32 = 1024;
 /// Pause after a failed accept: out of descriptors, mostly, which only time can change.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client that is silent for so long is asked by TCP whether it is still there, every
 /// [`KEEPALIVE_INTERVAL`].
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// A bound address, which refuses connections until it listens.
 #[derive(Debug)]

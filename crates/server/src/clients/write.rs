@@ -18,10 +18,10 @@ use crate::lane::{Core, Lane};
 /// Parts written at once.
 const SLICES: usize = 64;
 /// How long a connection that is to be closed may take its last output.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Writes what the socket takes: the bytes written, and whether that was all.
-fn write_out(socket: &OwnedWriteHalf, out: &mut OutBuf) -> io::Result<(u64, bool)> {
+pub(crate) fn write_out(socket: &OwnedWriteHalf, out: &mut OutBuf) -> io::Result<(u64, bool)> {
     let mut written = 0;
     while !out.is_empty() {
         let mut slices = [IoSlice::new(&[]); SLICES];

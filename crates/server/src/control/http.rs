@@ -265,14 +265,7 @@ async fn watch_signals(shared: Arc<Shared>, logs: Logs) {
     ) else {
         return tracing::error!("cannot listen for signals: this process can only be killed");
     };
-    let (stdin_ended, mut stdin_end) = tokio::sync::mpsc::channel(1);
-    if shared.settings.stop_with_stdin {
-        std::thread::spawn(move || {
-            let mut sink = [0; 64];
-            while std::io::stdin().read(&mut sink).is_ok_and(|len| len > 0) {}
-            let _ = stdin_ended.blocking_send(());
-        });
-    }
+    let mut stdin_end = stdin_end(shared.settings.stop_with_stdin);
     loop {
         // The end of standard input comes beside a signal when the parent ends: it is no second one.
         let again_means_now = tokio::select! {
@@ -302,4 +295,17 @@ async fn watch_signals(shared: Arc<Shared>, logs: Logs) {
             Asked::Again => {}
         }
     }
+}
+
+/// Says once that standard input has ended, if that is wanted.
+pub(crate) fn stdin_end(wanted: bool) -> tokio::sync::mpsc::Receiver<()> {
+    let (ended, end) = tokio::sync::mpsc::channel(1);
+    if wanted {
+        std::thread::spawn(move || {
+            let mut sink = [0; 64];
+            while std::io::stdin().read(&mut sink).is_ok_and(|len| len > 0) {}
+            let _ = ended.blocking_send(());
+        });
+    }
+    end
 }

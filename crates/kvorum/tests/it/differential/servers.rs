@@ -62,7 +62,7 @@ fn start_kvorum(dir: &TempDir, port: u16) -> Running {
     let data = dir.path().join("kvorum");
     let port = port.to_string();
     let child = kvorum(&["up", "--nodes", "1", "--shards", "1", "--port", &port])
-        .arg("--dir")
+        .args(["--router-port", "0", "--dir"])
         .arg(data)
         .stdout(file)
         .spawn()
