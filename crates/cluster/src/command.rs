@@ -47,9 +47,9 @@ pub struct Witness {
 /// What can be set while the cluster works.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// How many moves may be open at once.
+    /// How many moves may be open at once, those of groups without a majority not counted.
     pub moves_open_max: u32,
-    /// How many groups may change their replicas at once.
+    /// How many groups may change their replicas at once, those without a majority not counted.
     pub changes_open_max: u32,
 }
 

@@ -25,7 +25,7 @@ impl State {
         if (from.is_some() && slots.len() > MOVE_SLOTS_MAX) || from == Some(to) {
             return Err(Refusal::BadSlots);
         }
-        if self.moves.len() >= self.settings.moves_open_max as usize {
+        if self.moves_at_work() >= self.settings.moves_open_max as usize {
             return Err(Refusal::Busy);
         }
         for group in from.iter().chain([&to]) {
@@ -64,6 +64,14 @@ impl State {
         };
         self.moves.insert(id, open);
         Ok(Reply::MoveOpened(id))
+    }
+
+    /// How many open moves get on: those of groups that have their majorities. The others wait, and must
+    /// not keep everybody else waiting.
+    pub(crate) fn moves_at_work(&self) -> usize {
+        let decides = |group: &GroupId| self.can_decide(&self.shards[group]);
+        let works = |open: &&Move| open.from.iter().chain([&open.to]).all(decides);
+        self.moves.values().filter(works).count()
     }
 
     pub(crate) fn cancel_move(&mut self, id: MoveId) -> Result<Reply, Refusal> {

@@ -9,8 +9,9 @@
 //! 3. the late message arrives. Its number is below the one that the group has taken: nothing happens.
 //!
 //! An order is outstanding until it is closed by evidence of what became of it; silence closes
-//! nothing. An order that should not be carried out any more is marked as withdrawn, which asks the
-//! group to refuse it if it has not taken it yet; only the group's log knows which of the two it is.
+//! nothing. An order that should not be carried out any more is marked as withdrawn. That asks the group
+//! to refuse it, also if it has taken it and waits for something, such as a learner that never catches up
+//! because its node died. Done or refused is for the group's log to decide, once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -111,8 +112,8 @@ pub enum Outcome {
     Members(Members),
     /// The replica leads.
     Transferred,
-    /// The order was not and will not be carried out: the group's log, or the node, has refused it or
-    /// taken a higher one.
+    /// The order was not and will not be carried out: the group's log has refused it or taken a higher
+    /// one before it, or the node has the replica deleted.
     Refused,
 }
 

@@ -3,7 +3,8 @@
 //! Replicas of one group live on different nodes, and every node has as many as every other, give or
 //! take one. A shard never has fewer replicas than before to come nearer to that: a new one is put
 //! somewhere first. With no node to put it on, the old one stays, dead or draining as its node may be,
-//! since a group of two with one lost is worse than one of three with one lost.
+//! since a group of two with one lost is worse than one of three with one lost. A group without a majority
+//! is left alone: it can change nothing until its nodes are back or an operator decides.
 //!
 //! In this order: changes that lead nowhere are given up; one node that should be empty is emptied;
 //! missing replicas are added, surplus ones taken away; and when nothing of that is left to do, replicas
@@ -29,7 +30,11 @@ pub fn place(state: &State, shards: usize, replicas: usize) -> Vec<Vec<NodeId>> 
     let nothing = Hearsay::default();
     let mut board = Board::new(state, &nothing);
     let mut leading: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for shard in state.shards().values() {
+    for (_, shard) in state
+        .shards()
+        .iter()
+        .filter(|(group, _)| **group != MANAGER)
+    {
         let replica = shard.preferred.and_then(|id| shard.replicas.get(&id));
         if let Some(replica) = replica {
             *leading.entry(replica.node).or_default() += 1;
@@ -77,6 +82,8 @@ struct Board<'a> {
     taken: BTreeSet<(NodeId, GroupId)>,
     /// Groups that are changing, or will be.
     changing: BTreeSet<GroupId>,
+    /// How many more may.
+    room: usize,
     commands: Vec<Command>,
 }
 
@@ -90,6 +97,7 @@ impl<'a> Board<'a> {
             bytes: BTreeMap::new(),
             taken: BTreeSet::new(),
             changing: BTreeSet::new(),
+            room: (state.settings().changes_open_max as usize).saturating_sub(state.changes_open()),
             commands: Vec::new(),
         };
         for (group, shard) in state.shards() {
@@ -129,14 +137,15 @@ impl<'a> Board<'a> {
             .shards()
             .iter()
             .filter(|(group, shard)| {
-                shard.stage == Stage::Serving && !self.changing.contains(*group)
+                let free = !self.changing.contains(*group);
+                shard.stage == Stage::Serving && free && self.state.can_decide(shard)
             })
             .map(|(group, shard)| (*group, shard))
             .collect()
     }
 
     fn has_room(&self) -> bool {
-        self.changing.len() < self.state.settings().changes_open_max as usize
+        self.room > 0
     }
 
     fn fits(&self, node: NodeId, group: GroupId) -> bool {
@@ -168,6 +177,7 @@ impl<'a> Board<'a> {
         remove: Option<ReplicaId>,
     ) {
         self.changing.insert(group);
+        self.room -= 1;
         let size = self.size(group);
         let counts = isize::from(group != MANAGER);
         if let Some(node) = add {

@@ -53,7 +53,7 @@ fn retirements(state: &State) -> Vec<Command> {
 /// in the order of the slots, so that runs stay long.
 fn moves(state: &State, hearsay: &Hearsay) -> Vec<Command> {
     let max = state.settings().moves_open_max as usize;
-    let room = max.saturating_sub(state.moves().len());
+    let room = max.saturating_sub(state.moves_at_work());
     if room == 0 {
         return Vec::new();
     }
@@ -99,10 +99,10 @@ type Waiting = BTreeMap<(Option<GroupId>, GroupId), Vec<Slot>>;
 /// The slots that are not where they should be, could be moved, and are not moving; by where they
 /// are and should be, the last one first.
 fn misplaced(state: &State) -> Waiting {
-    let serving: BTreeSet<GroupId> = state
+    let working: BTreeSet<GroupId> = state
         .shards()
         .iter()
-        .filter(|(_, shard)| shard.stage == Stage::Serving)
+        .filter(|(_, shard)| shard.stage == Stage::Serving && state.can_decide(shard))
         .map(|(group, _)| *group)
         .collect();
     let mut waiting = Waiting::new();
@@ -112,7 +112,8 @@ fn misplaced(state: &State) -> Waiting {
         let Some(to) = wanted.filter(|to| Some(*to) != owned.owner) else {
             continue;
         };
-        if owned.open == MoveId::default() && serving.contains(&to) {
+        let mut sides = owned.owner.iter().chain([&to]);
+        if owned.open == MoveId::default() && sides.all(|group| working.contains(group)) {
             let slots = waiting.entry((owned.owner, to)).or_default();
             slots.push(Slot(slot as u16));
         }

@@ -10,7 +10,7 @@
 //! A group that moves slots or changes its replicas is left alone, unless its primary's node is to be
 //! emptied: a hand-over makes both begin again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_base::{GroupId, NodeId, ReplicaId};
 
@@ -52,7 +52,7 @@ pub fn preferred_primaries(state: &State, hearsay: &Hearsay) -> BTreeMap<GroupId
     let mut board = Board::default();
     for (id, node) in state.nodes() {
         if node.is_in() {
-            board.leading.insert(*id, 0);
+            board.leading.insert(*id, BTreeSet::new());
         }
     }
     let mut undecided = Vec::new();
@@ -83,7 +83,7 @@ pub fn preferred_primaries(state: &State, hearsay: &Hearsay) -> BTreeMap<GroupId
     }
     for group in undecided {
         let nodes = board.able[&group].keys();
-        let calmest = nodes.min_by_key(|node| (board.leading[node], **node));
+        let calmest = nodes.min_by_key(|node| (board.count(**node), **node));
         let node = *calmest.expect("somebody is able to");
         board.seat(group, node);
     }
@@ -95,8 +95,8 @@ pub fn preferred_primaries(state: &State, hearsay: &Hearsay) -> BTreeMap<GroupId
 /// Who leads, and who could.
 #[derive(Default)]
 struct Board {
-    /// How many shards each node leads.
-    leading: BTreeMap<NodeId, usize>,
+    /// The shards that each node leads.
+    leading: BTreeMap<NodeId, BTreeSet<GroupId>>,
     /// For each shard the nodes that could lead it, and their voters there.
     able: BTreeMap<GroupId, BTreeMap<NodeId, ReplicaId>>,
     /// Which one does.
@@ -104,24 +104,32 @@ struct Board {
 }
 
 impl Board {
+    fn count(&self, node: NodeId) -> usize {
+        self.leading[&node].len()
+    }
+
     fn seat(&mut self, group: GroupId, node: NodeId) {
         if let Some(before) = self.seats.insert(group, node) {
-            *self.leading.get_mut(&before).expect("it leads") -= 1;
+            let led = self.leading.get_mut(&before).expect("it leads");
+            assert!(led.remove(&group), "group {group} on node {before}");
         }
-        *self.leading.get_mut(&node).expect("it is able to") += 1;
+        let led = self.leading.get_mut(&node).expect("it is able to");
+        led.insert(group);
     }
 
     /// Takes one shard from a node and gives one to another that leads two fewer or less; says whether
     /// there was such a pair.
     fn even_out(&mut self) -> bool {
+        let least = self.leading.values().map(BTreeSet::len).min();
         let mut full: Vec<(usize, NodeId)> = self
             .leading
             .iter()
-            .map(|(node, count)| (*count, *node))
+            .map(|(node, led)| (led.len(), *node))
+            .filter(|(count, _)| least.is_some_and(|least| least + 2 <= *count))
             .collect();
         full.sort_unstable();
-        for (count, node) in full.into_iter().rev() {
-            if let Some(chain) = self.chain(node, count) {
+        for (_, node) in full.into_iter().rev() {
+            if let Some(chain) = self.chain(node) {
                 for (group, to) in chain {
                     self.seat(group, to);
                 }
@@ -133,19 +141,16 @@ impl Board {
 
     /// The shortest chain of hand-overs from a node to the one that leads fewest, of those that it
     /// reaches and that lead two fewer or less.
-    fn chain(&self, from: NodeId, count: usize) -> Option<Vec<(GroupId, NodeId)>> {
+    fn chain(&self, from: NodeId) -> Option<Vec<(GroupId, NodeId)>> {
         let mut came_by: BTreeMap<NodeId, (GroupId, NodeId)> = BTreeMap::new();
-        let mut queue = VecDeque::from([from]);
         let mut seen = vec![from];
-        while let Some(node) = queue.pop_front() {
-            for (group, leads) in &self.seats {
-                if *leads != node {
-                    continue;
-                }
+        let mut at = 0;
+        while let Some(node) = seen.get(at).copied() {
+            at += 1;
+            for group in &self.leading[&node] {
                 for next in self.able[group].keys() {
                     if *next != from && !came_by.contains_key(next) {
                         came_by.insert(*next, (*group, node));
-                        queue.push_back(*next);
                         seen.push(*next);
                     }
                 }
@@ -153,8 +158,8 @@ impl Board {
         }
         let end = seen
             .iter()
-            .filter(|node| self.leading[node] + 2 <= count)
-            .min_by_key(|node| self.leading[node])?;
+            .filter(|node| self.count(**node) + 2 <= self.count(from))
+            .min_by_key(|node| self.count(**node))?;
         let mut chain = Vec::new();
         let mut at = *end;
         while at != from {

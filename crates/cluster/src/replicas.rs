@@ -15,6 +15,7 @@
 use kvorum_base::{GroupId, Index, NodeId, ReplicaId};
 
 use crate::limits::REPLICAS_MAX;
+use crate::nodes::Health;
 use crate::numbers::OrderNumber;
 use crate::orders::{Addressee, Order, Outcome, Task};
 use crate::reply::{Refusal, Reply};
@@ -37,8 +38,7 @@ impl State {
             return Err(Refusal::OtherMembers(shard.membership));
         }
         self.may_change(group, shard, add, remove)?;
-        let changing = self.shards.values().filter(|shard| shard.change.is_some());
-        if changing.count() >= self.settings.changes_open_max as usize {
+        if self.changes_open() >= self.settings.changes_open_max as usize {
             return Err(Refusal::Busy);
         }
         let order = match (add, remove) {
@@ -96,9 +96,24 @@ impl State {
         }
     }
 
+    /// Whether a majority of a group's voters is heard. One without can change nothing, so what it was
+    /// about to change must not keep others from being repaired.
+    pub(crate) fn can_decide(&self, shard: &Shard) -> bool {
+        let heard = |node: NodeId| self.nodes[&node].health == Health::Alive;
+        let alive = shard.voters().filter(|(_, node)| heard(*node)).count();
+        alive > shard.voters().count() / 2
+    }
+
+    /// How many groups are changing their replicas.
+    pub(crate) fn changes_open(&self) -> usize {
+        let changing = self.shards.values().filter(|shard| shard.change.is_some());
+        changing.filter(|shard| self.can_decide(shard)).count()
+    }
+
     /// Of the nodes that should lose all replicas, which one's are being replaced now.
     pub(crate) fn node_being_replaced(&self) -> Option<NodeId> {
-        self.shards.values().find_map(|shard| {
+        let mut working = self.shards.values().filter(|shard| self.can_decide(shard));
+        working.find_map(|shard| {
             let leaving = shard.replicas.get(&shard.change?.remove?)?;
             (!self.nodes[&leaving.node].is_in()).then_some(leaving.node)
         })

@@ -103,9 +103,30 @@ impl World {
 
     pub(crate) fn apply(&mut self, command: Command) -> Reply {
         let index = self.state.applied().next();
+        let voters: BTreeMap<GroupId, usize> = self.voters();
+        let recovers = matches!(command, Command::RecordRecovery { .. });
         let reply = self.state.apply(index, &Request::from(command));
         assert_eq!(self.state.check(), Ok(()));
+        for (group, after) in self.voters() {
+            let wanted = usize::from(self.state.shards()[&group].wanted);
+            let enough = voters
+                .get(&group)
+                .is_none_or(|before| after >= wanted.min(*before));
+            assert!(
+                enough || recovers,
+                "group {group} has {after} voters of {wanted}"
+            );
+        }
         reply
+    }
+
+    /// How many voters each group has that is not retired.
+    fn voters(&self) -> BTreeMap<GroupId, usize> {
+        let shards = self.state.shards().iter();
+        shards
+            .filter(|(_, shard)| shard.stage != Stage::Retired)
+            .map(|(group, shard)| (*group, shard.voters().count()))
+            .collect()
     }
 
     pub(crate) fn works(&self, node: NodeId) -> bool {
@@ -116,7 +137,7 @@ impl World {
     }
 
     /// Whether a majority of a group's voters works.
-    fn decides(&self, group: GroupId) -> bool {
+    pub(crate) fn decides(&self, group: GroupId) -> bool {
         let shard = &self.state.shards()[&group];
         let voters: Vec<NodeId> = shard.voters().map(|(_, node)| node).collect();
         let working = voters.iter().filter(|node| self.works(**node)).count();
@@ -175,7 +196,8 @@ impl World {
             };
             return self.works(node).then_some(outcome);
         }
-        if !self.decides(order.group) {
+        let begins = matches!(order.task, Task::StartMove { .. });
+        if begins || !self.decides(order.group) {
             return None;
         }
         if let Task::TransferPrimary { to } = order.task {
