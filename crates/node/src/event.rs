@@ -11,6 +11,11 @@ use crate::status::Process;
 /// One event. Borrowed bytes are read during the call and not kept.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// A client sends no more, and may still read: it is closed once all it has asked is answered.
+    Ended {
+        /// Its connection.
+        conn: ConnId,
+    },
     /// A client connected.
     Opened {
         /// Its connection.

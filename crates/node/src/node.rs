@@ -86,6 +86,7 @@ impl Node {
         match event {
             Event::Opened { conn, address } => self.opened(conn, address),
             Event::Closed { conn } => self.closed(conn),
+            Event::Ended { conn } => self.ended(conn),
             Event::Bytes { conn, data } => self.client_bytes(conn, data),
             Event::Drained { conn } => self.shared.table.revisit(conn),
             Event::Peer { from, frame } => self.peer_frame(from, &frame),
@@ -117,6 +118,14 @@ impl Node {
         self.shared.counters.connections_opened += 1;
         let open_to_all = self.shared.config.password.is_none();
         self.shared.table.open(conn, address, open_to_all);
+    }
+
+    fn ended(&mut self, conn: ConnId) {
+        if let Some(client) = self.shared.table.get_mut(conn) {
+            client.has_ended = true;
+            client.end_when_answered();
+            self.shared.table.revisit(conn);
+        }
     }
 
     fn closed(&mut self, conn: ConnId) {

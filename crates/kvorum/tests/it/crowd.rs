@@ -1,7 +1,7 @@
 //! Very many clients at once, and clients that never read.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -143,4 +143,26 @@ fn clients_that_never_read_take_little_and_nothing_from_others() {
         connected(&mut client).filter(|count| *count == 1)
     });
     assert_eq!(nodes[leading].ended(), None);
+}
+
+#[test]
+fn a_client_that_sends_no_more_is_answered() {
+    const REQUESTS: usize = 2_000;
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let nodes = cluster(&dir, 3);
+    let port = nodes[primary(&nodes)].port;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    let mut requests = Vec::new();
+    for number in 0..REQUESTS {
+        requests.extend(request(&["SET", &format!("key:{number}"), "v"]));
+        requests.extend(request(&["GET", &format!("key:{number}")]));
+    }
+    stream.write_all(&requests).expect("sent");
+    stream.shutdown(Shutdown::Write).expect("no more is sent");
+    let mut replies = String::new();
+    stream
+        .read_to_string(&mut replies)
+        .expect("all replies, and then the end");
+    assert_eq!(replies, "+OK\r\n$1\r\nv\r\n".repeat(REQUESTS));
 }

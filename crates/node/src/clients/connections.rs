@@ -65,6 +65,8 @@ pub(crate) struct Client {
     pub(crate) is_router: bool,
     /// An earlier request of it waits for a primary, so later ones are not looked at.
     pub(crate) is_held: bool,
+    /// It sends no more.
+    pub(crate) has_ended: bool,
     touched: bool,
     paused: bool,
 }
@@ -91,8 +93,17 @@ impl Client {
             unanswered_reads: 0,
             is_router: false,
             is_held: false,
+            has_ended: false,
             touched: false,
             paused: false,
+        }
+    }
+
+    /// If it sends no more it is closed once all is answered; what is held, and what is kept behind it, comes
+    /// first.
+    pub(crate) fn end_when_answered(&mut self) {
+        if self.has_ended && !self.is_held {
+            self.connection.close_when_answered();
         }
     }
 

@@ -593,6 +593,7 @@ impl Node {
             client.is_held = false;
             let kept = client.connection.take_held();
             self.run_requests(&mut client, &mut kept.as_slice());
+            client.end_when_answered();
             self.shared.table.put_back(client);
         }
     }

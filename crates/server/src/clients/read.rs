@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use kvorum_base::ConnId;
+use kvorum_node::Event;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 
@@ -38,10 +39,14 @@ fn poll(
         let len = match Pin::new(&mut *socket).poll_read(context, &mut buffer) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(())) => buffer.filled().len(),
-            Poll::Ready(Err(_)) => 0,
+            Poll::Ready(Err(_)) => {
+                core.close(conn);
+                return Poll::Ready(());
+            }
         };
         if len == 0 {
-            core.close(conn);
+            // It sends no more. It may still read: what it asked for is answered first.
+            core.step(Event::Ended { conn });
             return Poll::Ready(());
         }
         core.client_bytes(conn, len);
