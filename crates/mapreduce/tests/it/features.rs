@@ -187,6 +187,58 @@ fn outputs_that_exist_and_inputs_that_do_not_are_refused() {
 }
 
 #[test]
+fn a_function_that_panics_fails_its_attempts_and_names_the_input() {
+    let _turn = my_turn();
+    let place = Place::new();
+    place.file("in/good", b"one\n");
+    place.file("in/bad", b"one\n\ntwo\n");
+    let words = [
+        "--app",
+        "fragile",
+        "--per-file",
+        "--output",
+        "out",
+        "--attempts",
+        "3",
+    ];
+    let error = place.refusal(&[&words[..], &["--input", "in"]].concat());
+    assert!(error.contains("map 0 failed 3 times"), "{error}");
+    assert!(
+        error.contains("panicked: an empty line at byte 4, at in/bad"),
+        "{error}"
+    );
+    // What was done is kept, and once the input is mended the job goes on.
+    place.file("in/bad", b"one\nxxx\ntw\n");
+    let report = place.job(&["--resume", "--output", "out"]);
+    assert_eq!(report["epoch"], 2);
+    assert_eq!(place.lines("out"), ["one\t ", "tw\t", "xxx\t"]);
+}
+
+#[test]
+fn a_job_has_one_coordinator() {
+    let _turn = my_turn();
+    let place = Place::new();
+    place.file("in", b"slow\n");
+    let words = [
+        "run", "--quiet", "--app", "jobcount", "--input", "in", "--output", "out",
+    ];
+    let mut first = place.start(&words);
+    while !place.path("out/_job/coordinator").exists() {
+        assert!(!first.is_over(), "it takes two seconds at least");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let error = place.refusal(&["--resume", "--output", "out"]);
+    assert!(
+        error.contains("another coordinator works for this job"),
+        "{error}"
+    );
+    let error = place.refusal(&["--app", "wc", "--input", "in", "--output", "out"]);
+    assert!(error.contains("unfinished job"), "{error}");
+    assert!(first.wait(), "the first one is not disturbed");
+    assert_eq!(place.lines("out"), ["a\t1"]);
+}
+
+#[test]
 fn a_damaged_map_output_is_made_again() {
     let _turn = my_turn();
     let place = Place::new();
