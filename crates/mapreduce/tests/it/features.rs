@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::process::Command;
 
 use crate::jobs::{Place, my_turn, sorted_lines, zipf_text};
 
@@ -294,6 +295,37 @@ fn an_input_twenty_times_the_memory_limit() {
         .filter(|line| line.starts_with(b"block "))
         .count();
     assert_eq!(blocks, 80);
+}
+
+#[test]
+fn more_maps_than_files_may_be_open() {
+    let _turn = my_turn();
+    let place = Place::new();
+    for number in 0..400 {
+        place.file(&format!("in/{number}"), &zipf_text(number, 2000));
+    }
+    let mut command = Command::new("sh");
+    let job = "--app indexer --input in --output out --per-file --reducers 2 --memory 4M --json";
+    let output = command
+        .args([
+            "-c",
+            &format!("ulimit -n 64; exec \"$0\" run {job}"),
+            env!("CARGO_BIN_EXE_mr-lab"),
+        ])
+        .current_dir(place.path(""))
+        .output()
+        .expect("a shell");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!(
+        (&report["maps"], &report["failures"]),
+        (&400.into(), &0.into())
+    );
+    assert_eq!(
+        place.lines("out"),
+        sorted_lines(&place.sequential("indexer", &["in"]))
+    );
 }
 
 #[test]
