@@ -1,5 +1,5 @@
-//! The apps of the course's first lab, for its scenarios: they watch who works at what, sleep and crash. The
-//! built-in apps are there too.
+//! The apps of the course's first lab, for its scenarios: they watch who works at what, sleep and crash; and
+//! one that panics. The built-in apps are there too.
 
 use std::fs;
 use std::path::PathBuf;
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
             facts,
             joined,
         )),
+        App::new("fragile", "panics at an empty line", fragile, joined),
     ])
 }
 
@@ -260,6 +261,23 @@ impl Map for Facts {
         out.pair(b"b", record.source.len().to_string().as_bytes())?;
         out.pair(b"c", record.value.len().to_string().as_bytes())?;
         out.pair(b"d", b"xyzzy")
+    }
+}
+
+struct Fragile;
+
+fn fragile(_: &Setup) -> Result<Fragile> {
+    Ok(Fragile)
+}
+
+impl Map for Fragile {
+    fn map(&mut self, record: &Record<'_>, out: &mut Emit<'_>) -> Result<()> {
+        assert!(
+            !record.value.is_empty(),
+            "an empty line at byte {}",
+            record.offset
+        );
+        out.pair(record.value, b"")
     }
 }
 

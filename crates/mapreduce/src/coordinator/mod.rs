@@ -46,13 +46,17 @@ enum Doing {
 ///
 /// Invariants, collected in [`Coordinator::check`]: a waiting worker is in `waiting` once; an attempt runs
 /// on a worker that is known to run it; reduces run only while every map has a durable winner, or ran
-/// already when one was lost; `recorded <= issued`.
+/// already when one was lost; `recorded <= issued`; `maps_done` counts the maps with a durable winner; no
+/// task below `first_open` of its phase is without a winner and without an attempt.
 #[derive(Clone, Debug)]
 pub struct Coordinator {
     rules: Rules,
     planted: Planted,
     maps: Vec<Task>,
     reduces: Vec<Task>,
+    /// Kept beside the tasks so that no event costs a walk over all of them.
+    maps_done: usize,
+    first_open: [usize; 2],
     workers: BTreeMap<WorkerId, Doing>,
     /// Workers with nothing to do, in the order in which they asked.
     waiting: VecDeque<WorkerId>,
@@ -103,6 +107,8 @@ impl Coordinator {
             reduces: (0..reduces)
                 .map(|index| Task::new(TaskId::reduce(index)))
                 .collect(),
+            maps_done: 0,
+            first_open: [0; 2],
             workers: BTreeMap::new(),
             waiting: VecDeque::new(),
             now: 0,
@@ -123,6 +129,11 @@ impl Coordinator {
         for record in records {
             this.replay(record);
         }
+        this.maps_done = this
+            .maps
+            .iter()
+            .filter(|map| map.winner().is_some())
+            .count();
         if !planted.has(Bug::AttemptNumbersReused) || this.epoch == 0 {
             this.epoch += 1;
         }
@@ -256,6 +267,21 @@ impl Coordinator {
     /// If one does not hold.
     pub fn check(&self) {
         assert!(self.recorded <= self.issued);
+        let done = self
+            .maps
+            .iter()
+            .filter(|map| map.winner().is_some())
+            .count();
+        assert_eq!(self.maps_done, done, "maps with a durable winner");
+        for (tasks, first) in [
+            (&self.maps, self.first_open[0]),
+            (&self.reduces, self.first_open[1]),
+        ] {
+            for task in &tasks[..first] {
+                let idle = task.state == State::Open && task.running.is_empty();
+                assert!(!idle, "{} waits and is overlooked", task.id);
+            }
+        }
         for task in self.maps.iter().chain(&self.reduces) {
             task.check();
             for attempt in &task.running {
@@ -321,6 +347,7 @@ impl Coordinator {
         let unfenced = self.planted.has(Bug::LeaseNotFenced);
         let now = self.now;
         let task = self.task(id.task);
+        let was_done = task.winner().is_some();
         let took = task.take(id).map(|attempt| now - attempt.started);
         let open = task.state == State::Open;
         if took.is_none() && !late && !(unfenced && open) {
@@ -334,6 +361,7 @@ impl Coordinator {
         task.state = State::Chosen(id);
         task.counters = counters.clone();
         let others = std::mem::take(&mut task.running);
+        self.maps_done -= usize::from(was_done && id.task.phase == Phase::Map);
         if let Some(took) = took {
             self.durations.push(took);
         }
@@ -369,6 +397,7 @@ impl Coordinator {
         task.failures += 1;
         let hopeless = task.failures >= attempts_max && task.running.is_empty();
         let failures = task.failures;
+        self.reopened(id.task);
         self.failures += 1;
         if keep {
             self.leaked.merge(&attempt.counters);
@@ -393,6 +422,7 @@ impl Coordinator {
         if self.task(id.task).take(id).is_none() {
             return;
         }
+        self.reopened(id.task);
         effects.push(Effect::Discard(id));
         self.lose(input, error, effects);
     }
@@ -415,6 +445,8 @@ impl Coordinator {
         task.counters = Counters::new();
         task.failures += 1;
         let failures = task.failures;
+        self.maps_done -= usize::from(id.task.phase == Phase::Map);
+        self.reopened(id.task);
         self.failures += 1;
         self.record(Record::Lost(id), effects);
         effects.push(Effect::Discard(id));
@@ -452,8 +484,9 @@ impl Coordinator {
                 continue;
             }
             task.state = State::Committed(id);
-            if id.task.phase == Phase::Reduce {
-                effects.push(Effect::Publish(id));
+            match id.task.phase {
+                Phase::Map => self.maps_done += 1,
+                Phase::Reduce => effects.push(Effect::Publish(id)),
             }
         }
     }
@@ -485,6 +518,12 @@ impl Coordinator {
     fn end(&mut self, outcome: Outcome, effects: &mut Vec<Effect>) {
         self.outcome = Some(outcome.clone());
         effects.push(Effect::End(outcome));
+    }
+
+    /// This task may have to be given out again.
+    fn reopened(&mut self, id: TaskId) {
+        let first = &mut self.first_open[id.phase as usize];
+        *first = (*first).min(id.index as usize);
     }
 
     /// This worker does not run that attempt any more, if it did.

@@ -96,7 +96,7 @@ impl Coordinator {
                 .iter()
                 .all(|map| map.state != State::Open || !map.running.is_empty());
         }
-        self.maps.iter().all(|map| map.winner().is_some())
+        self.maps_done == self.maps.len()
     }
 
     /// The tasks of the present phase: the reduces, once every map has a durable winner.
@@ -109,11 +109,19 @@ impl Coordinator {
     }
 
     /// A task that nobody works at, in their order.
-    fn open_task(&self) -> Option<TaskId> {
-        self.phase_tasks()
-            .iter()
-            .find(|task| task.state == State::Open && task.running.is_empty())
-            .map(|task| task.id)
+    fn open_task(&mut self) -> Option<TaskId> {
+        let phase = if self.maps_are_done() {
+            Phase::Reduce
+        } else {
+            Phase::Map
+        };
+        let first = self.first_open[phase as usize];
+        let waits = |task: &Task| task.state == State::Open && task.running.is_empty();
+        let tasks = self.phase_tasks();
+        let found = tasks[first..].iter().position(waits).map(|at| first + at);
+        let task = found.map(|at| tasks[at].id);
+        self.first_open[phase as usize] = found.unwrap_or(tasks.len());
+        task
     }
 
     /// The task that has run for longest, if that is long enough for a second try beside it: twice the

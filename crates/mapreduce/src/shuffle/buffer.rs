@@ -21,6 +21,10 @@ use crate::worker::pulse::Pulse;
 
 /// A place in the arena is a `u32`.
 const ARENA_BYTES_MAX: usize = u32::MAX as usize;
+/// A larger pair is refused, whatever the memory: a block holds it whole.
+const PAIR_BYTES_MAX: usize = 512 << 20;
+/// A place in the arena of the sums is a `u32`, too.
+const SUMS_BYTES_MAX: usize = 1 << 30;
 /// So many spills of one file are merged at once; more are left to the reduce.
 const MERGE_DEPTH_MAX: usize = 64;
 
@@ -71,7 +75,7 @@ impl<'a> MapBuffer<'a> {
             entries: Vec::new(),
             bytes_max: (memory_bytes / 2).min(ARENA_BYTES_MAX),
             sums: Sums::new(),
-            sums_bytes_max: memory_bytes / 8,
+            sums_bytes_max: (memory_bytes / 8).min(SUMS_BYTES_MAX),
             spill: None,
             spills: 0,
             counters: Counters::new(),
@@ -81,9 +85,10 @@ impl<'a> MapBuffer<'a> {
 
     fn push(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let bytes = key.len() + value.len();
-        if self.arena.len() + bytes + (self.entries.len() + 1) * ENTRY_BYTES > self.bytes_max {
+        let filled = self.arena.len() + (self.entries.len() + 1) * ENTRY_BYTES;
+        if filled + bytes > self.bytes_max || bytes > PAIR_BYTES_MAX {
             self.spill()?;
-            if bytes + ENTRY_BYTES > self.bytes_max {
+            if bytes + ENTRY_BYTES > self.bytes_max || bytes > PAIR_BYTES_MAX {
                 return Err(Error::bad_record(format!(
                     "a pair of {bytes} bytes does not fit into the memory limit"
                 )));

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::app::App;
-use crate::coordinator::{AttemptId, Phase};
+use crate::coordinator::AttemptId;
 use crate::counters::Counters;
 use crate::error::{Error, Result};
-use crate::function::{Emit, Map, Reduce, Setup, Sink};
+use crate::function::{Emit, Map, Reduce, Setup, Sink, ValueSource};
 use crate::input::format::Cutter;
 use crate::input::read::records;
 use crate::input::split::Split;
@@ -119,7 +119,6 @@ impl Task<'_> {
     }
 
     fn run_map(&self, split: &Split) -> Result<Counters> {
-        debug_assert_eq!(self.attempt.task.phase, Phase::Map);
         let job = self.job;
         let memory = job.memory_bytes as usize;
         let mut counters = Counters::new();
@@ -180,10 +179,13 @@ impl Task<'_> {
     }
 
     /// One merge of everything that the maps have for this partition. Segments that are too many for the
-    /// memory are merged into fewer, larger ones first, in their order: equal keys keep theirs.
+    /// memory are merged into fewer, larger ones first, in their order, so that equal keys keep theirs; and
+    /// as soon as they are too many, so that no more files are open than are merged.
     fn open_inputs(&self, inputs: &[AttemptId]) -> Result<Merge> {
         let partition = self.attempt.task.index;
+        let fan_in = (self.job.memory_bytes as usize / 2 / SEGMENT_BYTES).clamp(2, FAN_IN_MAX);
         let mut sources = Vec::new();
+        let mut merged = None;
         for input in inputs {
             let run =
                 RunFile::open(&self.layout.file(*input)).map_err(|reason| Error::InputLost {
@@ -195,47 +197,72 @@ impl Task<'_> {
                 run.segments(partition)
                     .map(|reader| Source { reader, owner }),
             );
+            while sources.len() > fan_in {
+                let rest = sources.split_off(fan_in);
+                let group = std::mem::replace(&mut sources, rest);
+                let writer = match &mut merged {
+                    Some((_, writer)) => writer,
+                    none => &mut none.insert(self.scratch(0)?).1,
+                };
+                self.merge_group(group, writer)?;
+            }
             self.pulse.beat()?;
         }
-        let fan_in = (self.job.memory_bytes as usize / 2 / SEGMENT_BYTES).clamp(2, FAN_IN_MAX);
+        if let Some((path, mut writer)) = merged {
+            self.merge_group(sources, &mut writer)?;
+            sources = reopen(&path, writer)?;
+        }
         let mut round = 0;
         while sources.len() > fan_in {
             round += 1;
-            sources = self.merge_round(sources, fan_in, round)?;
+            let (path, mut writer) = self.scratch(round)?;
+            let mut all = sources.into_iter().peekable();
+            while all.peek().is_some() {
+                self.merge_group(all.by_ref().take(fan_in).collect(), &mut writer)?;
+            }
+            sources = reopen(&path, writer)?;
         }
         Merge::new(sources)
     }
 
-    fn merge_round(&self, sources: Vec<Source>, fan_in: usize, round: u32) -> Result<Vec<Source>> {
+    /// A run file of this attempt for one round of merging.
+    fn scratch(&self, round: u32) -> Result<(PathBuf, RunWriter)> {
         let path = self
             .layout
             .file(self.attempt)
             .with_extension(format!("merge-{round}"));
-        let mut writer = RunWriter::create(&path, 1)?;
-        let mut sources = sources.into_iter().peekable();
-        while sources.peek().is_some() {
-            let group = sources.by_ref().take(fan_in).collect();
-            let mut merge = Merge::new(group)?;
-            while merge.next_key()? {
-                let key = merge.key().to_vec();
-                while let Some(value) = crate::function::ValueSource::next_value(&mut merge)? {
-                    self.pulse.advance(1)?;
-                    writer.pair(&key, value)?;
-                }
-            }
-            writer.end_segment(0)?;
-        }
-        let run = writer.finish()?;
-        // The open descriptor keeps the bytes; nobody has to clean up after a crash of this task.
-        std::fs::remove_file(&path).map_err(Error::io(format!("remove {}", path.display())))?;
-        Ok(run
-            .segments(0)
-            .map(|reader| Source {
-                reader,
-                owner: None,
-            })
-            .collect())
+        let writer = RunWriter::create(&path, 1)?;
+        Ok((path, writer))
     }
+
+    /// Merges some segments into one.
+    fn merge_group(&self, group: Vec<Source>, writer: &mut RunWriter) -> Result<()> {
+        let mut merge = Merge::new(group)?;
+        let mut key = Vec::new();
+        while merge.next_key()? {
+            key.clear();
+            key.extend_from_slice(merge.key());
+            while let Some(value) = merge.next_value()? {
+                self.pulse.advance(1)?;
+                writer.pair(&key, value)?;
+            }
+        }
+        writer.end_segment(0)
+    }
+}
+
+/// The segments of a finished scratch file. Its name is removed at once: the open descriptor keeps the bytes,
+/// and nobody has to clean up after a crash of this task.
+fn reopen(path: &Path, writer: RunWriter) -> Result<Vec<Source>> {
+    let run = writer.finish()?;
+    std::fs::remove_file(path).map_err(Error::io(format!("remove {}", path.display())))?;
+    Ok(run
+        .segments(0)
+        .map(|reader| Source {
+            reader,
+            owner: None,
+        })
+        .collect())
 }
 
 /// The output of a reduce.

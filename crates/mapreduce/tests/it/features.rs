@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::process::Command;
 
 use crate::jobs::{Place, my_turn, sorted_lines, zipf_text};
 
@@ -187,6 +188,58 @@ fn outputs_that_exist_and_inputs_that_do_not_are_refused() {
 }
 
 #[test]
+fn a_function_that_panics_fails_its_attempts_and_names_the_input() {
+    let _turn = my_turn();
+    let place = Place::new();
+    place.file("in/good", b"one\n");
+    place.file("in/bad", b"one\n\ntwo\n");
+    let words = [
+        "--app",
+        "fragile",
+        "--per-file",
+        "--output",
+        "out",
+        "--attempts",
+        "3",
+    ];
+    let error = place.refusal(&[&words[..], &["--input", "in"]].concat());
+    assert!(error.contains("map 0 failed 3 times"), "{error}");
+    assert!(
+        error.contains("panicked: an empty line at byte 4, at in/bad"),
+        "{error}"
+    );
+    // What was done is kept, and once the input is mended the job goes on.
+    place.file("in/bad", b"one\nxxx\ntw\n");
+    let report = place.job(&["--resume", "--output", "out"]);
+    assert_eq!(report["epoch"], 2);
+    assert_eq!(place.lines("out"), ["one\t ", "tw\t", "xxx\t"]);
+}
+
+#[test]
+fn a_job_has_one_coordinator() {
+    let _turn = my_turn();
+    let place = Place::new();
+    place.file("in", b"slow\n");
+    let words = [
+        "run", "--quiet", "--app", "jobcount", "--input", "in", "--output", "out",
+    ];
+    let mut first = place.start(&words);
+    while !place.path("out/_job/coordinator").exists() {
+        assert!(!first.is_over(), "it takes two seconds at least");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let error = place.refusal(&["--resume", "--output", "out"]);
+    assert!(
+        error.contains("another coordinator works for this job"),
+        "{error}"
+    );
+    let error = place.refusal(&["--app", "wc", "--input", "in", "--output", "out"]);
+    assert!(error.contains("unfinished job"), "{error}");
+    assert!(first.wait(), "the first one is not disturbed");
+    assert_eq!(place.lines("out"), ["a\t1"]);
+}
+
+#[test]
 fn a_damaged_map_output_is_made_again() {
     let _turn = my_turn();
     let place = Place::new();
@@ -242,6 +295,37 @@ fn an_input_twenty_times_the_memory_limit() {
         .filter(|line| line.starts_with(b"block "))
         .count();
     assert_eq!(blocks, 80);
+}
+
+#[test]
+fn more_maps_than_files_may_be_open() {
+    let _turn = my_turn();
+    let place = Place::new();
+    for number in 0..400 {
+        place.file(&format!("in/{number}"), &zipf_text(number, 2000));
+    }
+    let mut command = Command::new("sh");
+    let job = "--app indexer --input in --output out --per-file --reducers 2 --memory 4M --json";
+    let output = command
+        .args([
+            "-c",
+            &format!("ulimit -n 64; exec \"$0\" run {job}"),
+            env!("CARGO_BIN_EXE_mr-lab"),
+        ])
+        .current_dir(place.path(""))
+        .output()
+        .expect("a shell");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!(
+        (&report["maps"], &report["failures"]),
+        (&400.into(), &0.into())
+    );
+    assert_eq!(
+        place.lines("out"),
+        sorted_lines(&place.sequential("indexer", &["in"]))
+    );
 }
 
 #[test]
