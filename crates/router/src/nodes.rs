@@ -4,7 +4,7 @@ use kvorum_base::Slot;
 use kvorum_resp::Version;
 
 use crate::event::{Effect, LinkId};
-use crate::limits::{MAP_TICKS_MAX, MAP_TICKS_MIN, NODES_MAX, REPLY_BYTES_MAX};
+use crate::limits::{LINK_DOUBT_TICKS, MAP_TICKS_MAX, MAP_TICKS_MIN, NODES_MAX, REPLY_BYTES_MAX};
 use crate::links::{Link, State, Waiting};
 use crate::map::{NodeAt, parse_slots};
 use crate::reply::Scanner;
@@ -221,6 +221,7 @@ impl Router {
         }
         self.counters.maps += 1;
         if self.map.changes != before {
+            self.take_back_reads();
             self.retry_parked();
         }
     }
@@ -229,14 +230,17 @@ impl Router {
     pub(crate) fn maybe_ask_map(&mut self) {
         let since = self.now_tick - self.map_asked_tick;
         let due = self.map_wanted && since >= MAP_TICKS_MIN || since >= MAP_TICKS_MAX;
-        if !due || self.map_asked_at.is_some() {
+        let now_tick = self.now_tick;
+        let in_doubt = |link: &Link| link.is_silent(now_tick, LINK_DOUBT_TICKS);
+        let is_asked = |at: &u32| !in_doubt(&self.links[*at as usize]);
+        if !due || self.map_asked_at.filter(is_asked).is_some() {
             return;
         }
         let count = self.links.len();
         let order = (0..count).map(|offset| (self.map_turn + offset) % count);
         let asked = order
             .map(|at| &self.links[at])
-            .find(|link| link.version == Version::Resp2 && link.has_room());
+            .find(|link| link.version == Version::Resp2 && link.has_room() && !in_doubt(link));
         let Some(index) = asked.map(|link| link.id.index) else {
             return;
         };

@@ -8,7 +8,7 @@ use kvorum_resp::{OutBuf, Scratch, Version};
 use crate::clients::Clients;
 use crate::event::{Effect, Event, LinkId, Process};
 use crate::gather::Gather;
-use crate::limits::LINK_SILENCE_TICKS;
+use crate::limits::{LINK_DOUBT_TICKS, LINK_SILENCE_TICKS};
 use crate::links::Link;
 use crate::map::Map;
 use crate::nodes::Node;
@@ -181,6 +181,9 @@ impl Router {
             let link = &self.links[index as usize];
             if link.is_silent(now_tick, LINK_SILENCE_TICKS) {
                 self.hang_up(index, "it owes replies and says nothing");
+            } else if link.is_silent(now_tick, LINK_DOUBT_TICKS) {
+                // Its node may be stopped, and another one primary meanwhile.
+                self.map_wanted = true;
             } else if link.version == Version::Resp2 && link.may_dial(now_tick) {
                 // Whoever may know the map, or may be needed when somebody else is gone.
                 self.dial(index);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::limits::BACK_OFF_TICKS_MAX;
+use crate::limits::{BACK_OFF_TICKS_MAX, LINK_DOUBT_TICKS};
 use crate::links::{Broken, Waiting};
 use crate::pieces::{Class, PieceId, Place, QueueKey, Ticket};
 use crate::planted::Bug;
@@ -33,6 +33,31 @@ impl Router {
         }
         for piece in unknown {
             self.finish_unknown(piece, "the link to the node broke before it answered");
+        }
+        for queue in queues {
+            self.pump(queue);
+        }
+    }
+
+    /// Sends reads that are at a node which says nothing to whoever owns their slots by now.
+    pub(crate) fn take_back_reads(&mut self) {
+        let mut queues = BTreeSet::new();
+        let now_tick = self.now_tick;
+        let silent = self
+            .links
+            .iter()
+            .filter(|link| link.is_silent(now_tick, LINK_DOUBT_TICKS));
+        for (node, ticket) in
+            silent.flat_map(|link| link.pieces().map(|ticket| (link.node, ticket)))
+        {
+            if let Some(piece) = self.pieces.holder(ticket)
+                && piece.class == Class::Read
+                && self.map.owner(piece.slot) != Some(node)
+            {
+                piece.place = Place::Queued;
+                piece.attempt += 1;
+                queues.insert(piece.queue());
+            }
         }
         for queue in queues {
             self.pump(queue);
