@@ -37,12 +37,14 @@ pub mod limits;
 mod links;
 mod local;
 mod map;
+mod nodes;
 mod pieces;
 pub mod planted;
 mod reply;
 mod request;
 mod route;
 mod router;
+mod sending;
 pub mod status;
 mod sweeps;
 

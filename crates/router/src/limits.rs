@@ -66,8 +66,13 @@ pub const DIAL_TICKS_MAX: u64 = 50;
 /// deadline, at which it answers whatever it has.
 pub const LINK_SILENCE_TICKS: u64 = 800;
 
+/// Ticks without a word on a link that owes replies, after which others are asked for the map: the node may
+/// be stopped. What is on the link stays there, but for reads of slots that have another owner by then.
+pub const LINK_DOUBT_TICKS: u64 = 50;
+
 /// Bytes of key names in an error that says which keys are in doubt.
 pub const NAMED_KEYS_BYTES_MAX: usize = 4096;
 
 const _: () = assert!(OUTPUT_BYTES_PAUSE < OUTPUT_BYTES_MAX);
 const _: () = assert!(CLIENT_REQUEST_BYTES_MAX < REQUEST_BYTES_MAX);
+const _: () = assert!(LINK_DOUBT_TICKS < LINK_SILENCE_TICKS);

@@ -131,6 +131,14 @@ impl Link {
         self.sent.len()
     }
 
+    /// The pieces on it that have no reply.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Ticket> {
+        self.sent.iter().filter_map(|sent| match sent.waiting {
+            Waiting::Piece(ticket) => Some(ticket),
+            Waiting::Greeting | Waiting::Map => None,
+        })
+    }
+
     /// The shell is to connect: gives the number of the attempt.
     pub(crate) fn dial(&mut self) -> LinkId {
         self.id.generation += 1;

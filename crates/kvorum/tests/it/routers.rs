@@ -174,6 +174,25 @@ fn a_router_that_is_asked_to_stop_waits_for_what_it_took() {
     );
 }
 
+/// A primary that is stopped closes nothing and answers nothing. Routers find its successor all the same.
+#[test]
+fn behind_a_router_a_stopped_primary_is_replaced() {
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let nodes = cluster(&dir, 3);
+    let router = Router::start(&dir, &nodes, &[]);
+    let mut client = Client::connect(router.port).expect("connected");
+    assert_eq!(client.ask(&["SET", "a", "1"]).expect("a reply"), ok());
+    let old = primary(&nodes);
+    nodes[old].signal("-STOP");
+    // The first is at the stopped node, or at nobody's; a read may be sent again.
+    assert_eq!(client.ask(&["GET", "a"]).expect("a reply"), bulk("1"));
+    assert_eq!(client.ask(&["SET", "a", "2"]).expect("a reply"), ok());
+    nodes[old].signal("-CONT");
+    assert_eq!(client.ask(&["GET", "a"]).expect("a reply"), bulk("2"));
+    wait_for_one_state(&nodes);
+}
+
 #[test]
 fn without_a_majority_requests_are_refused_at_their_deadline() {
     let _turn = my_turn();

@@ -67,8 +67,14 @@ impl Storm {
         let mut world = World::with_bug(seed, 5, 4, planted);
         let mut askers = Vec::new();
         for index in 0..6 {
+            let conn = world.open(index);
+            if index % 2 == 1 {
+                // Over the links of the other version.
+                let unanswered = words(&["CLIENT", "REPLY", "SKIP"]);
+                world.send(conn, &[unanswered, words(&["HELLO", "3"])]);
+            }
             askers.push(Asker {
-                conn: world.open(index),
+                conn,
                 asked: Vec::new(),
                 cursor: Some("0".to_owned()),
                 found: Vec::new(),

@@ -263,6 +263,38 @@ fn requests_of_a_client_that_is_gone_go_on() {
     assert_eq!(ask(&mut world, other, "GET a"), bulk("2"));
 }
 
+/// A node that is stopped says nothing, and its links stay. Others know who took its place.
+#[test]
+fn a_node_that_falls_silent_holds_up_nobody_but_who_wrote_to_it() {
+    let mut world = World::new(11, 3, 3);
+    let (writer, reader, other) = (world.open(0), world.open(1), world.open(2));
+    assert_eq!(ask(&mut world, writer, "SET a 0"), ok());
+    let shard = world.cluster.truth.owner[usize::from(kvorum_base::slot::slot_of(b"a").get())];
+    let old = world.cluster.truth.primary[shard].expect("a primary");
+    world.silent[old] = true;
+    world.send(writer, &[words("APPEND a 1")]);
+    world.send(reader, &[words("GET a")]);
+    for _ in 0..200 {
+        world.network();
+    }
+    world.cluster.truth.primary[shard] = Some((old + 1) % 3);
+    world.cluster.tell_all();
+    run_until(&mut world, |world| world.replies(reader).len() == 1);
+    assert_eq!(world.replies(reader)[0], bulk("0"));
+    assert_eq!(ask(&mut world, other, "APPEND a 2"), Reply::Integer(2));
+    assert_eq!(
+        world.replies(writer).len(),
+        1,
+        "nobody knows about that one yet"
+    );
+    run_until(&mut world, |world| world.replies(writer).len() == 2);
+    assert!(
+        matches!(&world.replies(writer)[1], Reply::Error(text) if text.starts_with("UNKNOWN")),
+        "{:?}",
+        world.replies(writer)
+    );
+}
+
 /// A client that sends without reading on is kept waiting, and gets everything in its order.
 #[test]
 fn a_client_that_sends_too_much_at_once_is_held_up_and_served() {

@@ -51,6 +51,8 @@ pub(crate) struct World {
     dialled: Vec<(LinkId, usize)>,
     /// Nodes that take no connections.
     pub(crate) down: Vec<bool>,
+    /// Nodes that neither read nor write.
+    pub(crate) silent: Vec<bool>,
     clients: BTreeMap<ConnId, NetClient>,
     effects: Vec<Effect>,
     /// A bug breaks invariants; it must show in what clients are told as well.
@@ -81,6 +83,7 @@ impl World {
             orphans: Vec::new(),
             dialled: Vec::new(),
             down: vec![false; nodes],
+            silent: vec![false; nodes],
             clients: BTreeMap::new(),
             effects: Vec::new(),
             checks: planted == Planted::default(),
@@ -236,7 +239,9 @@ impl World {
     }
 
     fn node_reads(&mut self) {
-        if let Some(link) = self.any_link() {
+        if let Some(link) = self.any_link()
+            && !self.silent[self.links[&link].node]
+        {
             let net = self.links.get_mut(&link).expect("a link");
             read_some(net, &mut self.cluster, &mut self.prng);
         }
@@ -251,6 +256,9 @@ impl World {
 
     fn router_reads(&mut self) {
         let Some(link) = self.any_link() else { return };
+        if self.silent[self.links[&link].node] {
+            return;
+        }
         let out = self
             .links
             .get_mut(&link)
