@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvorum_base::{GroupId, NodeId};
 
-use crate::limits::{CONFIG_RUNS_KEPT_MAX, CONFIGS_KEPT_MAX};
+use crate::limits::{CONFIG_ITEMS_KEPT_MAX, CONFIGS_KEPT_MAX};
 use crate::numbers::ConfigNumber;
 use crate::rebalance::rebalance;
 use crate::runs::{SlotRuns, SlotTable};
@@ -55,6 +55,13 @@ pub(crate) struct ConfigChange {
     pub(crate) slots: Vec<(u16, u16, Option<GroupId>)>,
 }
 
+impl ConfigChange {
+    /// What it costs to keep.
+    fn items(&self) -> usize {
+        self.slots.len() + self.joined.len() + self.left.len()
+    }
+}
+
 /// Why there is no such config to be seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoConfig {
@@ -72,8 +79,8 @@ pub enum NoConfig {
 pub struct Configs {
     pub(crate) oldest: Config,
     pub(crate) changes: VecDeque<ConfigChange>,
-    /// Runs in all changes.
-    changed_runs: usize,
+    /// Runs and shards in all changes.
+    changed_items: usize,
     newest: Config,
 }
 
@@ -118,7 +125,7 @@ impl Configs {
             newest: oldest.clone(),
             oldest,
             changes: VecDeque::new(),
-            changed_runs: 0,
+            changed_items: 0,
         }
     }
 
@@ -217,13 +224,13 @@ impl Configs {
     /// Makes the next config, and forgets what is beyond the limits.
     pub(crate) fn push(&mut self, change: ConfigChange) {
         self.newest.change(&change);
-        self.changed_runs += change.slots.len();
+        self.changed_items += change.items();
         self.changes.push_back(change);
         while self.changes.len() >= CONFIGS_KEPT_MAX
-            || (self.changed_runs > CONFIG_RUNS_KEPT_MAX && self.changes.len() > 1)
+            || (self.changed_items > CONFIG_ITEMS_KEPT_MAX && self.changes.len() > 1)
         {
             let change = self.changes.pop_front().expect("there is one");
-            self.changed_runs -= change.slots.len();
+            self.changed_items -= change.items();
             self.oldest.change(&change);
         }
     }
@@ -321,6 +328,29 @@ mod tests {
             Err(NoConfig::Forgotten(oldest))
         );
         assert_eq!(configs.query(oldest).expect("kept").number, oldest);
+        assert_eq!(configs.check(), Ok(()));
+    }
+
+    #[test]
+    fn configs_that_change_everything_push_out_older_ones() {
+        let slot_count = 8192;
+        let mut configs = Configs::new(slot_count);
+        configs.join(joined(&[1, 2]));
+        let every =
+            |first: u16| SlotRuns::of_runs((first..slot_count).step_by(2).map(|at| (at, at)));
+        assert!(configs.assign(&every(0), GroupId(1)));
+        assert!(configs.assign(&every(1), GroupId(2)));
+        for step in 0..40 {
+            // Every other slot goes over and comes back: 4096 runs each time.
+            assert!(configs.assign(&every(0), GroupId(2 - step % 2)));
+        }
+        let newest = configs.newest().number.get();
+        let kept = newest - configs.oldest_number().get();
+        assert_eq!(kept as usize, CONFIG_ITEMS_KEPT_MAX / 4096);
+        // The newest is in pieces, the one before it is in one, and so on back.
+        let oldest = configs.query(configs.oldest_number()).expect("kept");
+        let as_newest = kept.is_multiple_of(2);
+        assert_eq!(oldest.slots.runs().count() > 1, as_newest);
         assert_eq!(configs.check(), Ok(()));
     }
 

@@ -24,9 +24,9 @@ pub const CHANGES_OPEN_DEFAULT: u32 = 4;
 /// How many configs are kept for questions about the past. Each costs what it changed.
 pub const CONFIGS_KEPT_MAX: usize = 4096;
 
-/// How many changed runs of slots all kept configs have together: a quarter of a megabyte encoded.
-/// Configs that change everything push out older ones.
-pub const CONFIG_RUNS_KEPT_MAX: usize = 65_536;
+/// How many changed runs of slots, and shards that joined or left, all kept configs have together: a
+/// quarter of a megabyte encoded, if names are short. Configs that change everything push out older ones.
+pub const CONFIG_ITEMS_KEPT_MAX: usize = 65_536;
 
 /// How many nodes there may be.
 pub const NODES_MAX: usize = 1024;
@@ -52,4 +52,4 @@ pub const SESSION_BLOCK_MAX: u64 = 1 << 20;
 
 const _: () = assert!(MOVES_OPEN_DEFAULT <= MOVES_OPEN_MAX);
 const _: () = assert!(SHARDS_AT_ONCE_MAX <= SHARDS_MAX);
-const _: () = assert!(CONFIG_RUNS_KEPT_MAX > SLOT_COUNT as usize);
+const _: () = assert!(CONFIG_ITEMS_KEPT_MAX > SLOT_COUNT as usize);
