@@ -10,6 +10,7 @@ const SEEDS: u64 = 600;
 #[test]
 fn whatever_happens_the_output_is_the_same() {
     let (mut crashes, mut deaths, mut losses, mut repeats, mut refused) = (0, 0, 0, 0, 0);
+    let mut backups = 0;
     for seed in 1..=SEEDS {
         let mut world = World::new(seed, Planted::default());
         if let Err(reason) = world.run() {
@@ -20,6 +21,7 @@ fn whatever_happens_the_output_is_the_same() {
         losses += world.losses;
         repeats += world.repeats;
         refused += world.refused;
+        backups += world.backups();
     }
     // What never came to pass was not tested.
     for (what, count) in [
@@ -28,6 +30,7 @@ fn whatever_happens_the_output_is_the_same() {
         ("outputs that vanished", losses),
         ("reports said twice", repeats),
         ("late reports refused", refused),
+        ("backup attempts", backups),
     ] {
         assert!(count > SEEDS / 10, "only {count} {what}");
     }

@@ -18,7 +18,7 @@ pub(crate) const RULES: Rules = Rules {
     lease_ticks: 20,
     stall_ticks: 120,
     attempts_max: 10_000,
-    backup_ticks_min: 60,
+    backup_ticks_min: 30,
     backups: true,
 };
 
@@ -145,6 +145,11 @@ impl World {
             self.tick()?;
         }
         self.judge()
+    }
+
+    /// Backup attempts of the coordinator's last life.
+    pub(crate) fn backups(&self) -> u64 {
+        u64::from(self.coordinator.status().backups)
     }
 
     fn storm(&self) -> bool {
@@ -299,7 +304,7 @@ impl World {
             work.units += 1;
             let id = worker.id;
             if work.left > 0 {
-                if work.units.is_multiple_of(4) {
+                if work.units.is_multiple_of(4) || worker.slowness > 1 {
                     outgoing.push((
                         worker.life,
                         Event::Progress {
