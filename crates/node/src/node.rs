@@ -367,13 +367,20 @@ impl Node {
     /// after the deadline of a request.
     fn go_on_stopping(&mut self, effects: &mut Vec<Effect>) {
         let Some(since) = self.stopping else { return };
-        // Without another voter nobody can take over.
-        let leads =
-            |group: &Group| group.raft.is_leader() && group.raft.membership().voters.len() > 1;
-        let busy = self
-            .groups
-            .iter()
-            .any(|group| leads(group) || group.awaits_successor() || group.is_busy());
+        // Without another voter nobody can take over; nor if all of them are gone.
+        let election_ticks = u64::from(self.shared.config.election_ticks_min);
+        let heard_since = self.shared.now_tick.saturating_sub(election_ticks);
+        let has_heirs = |group: &Group| {
+            let members = group.raft.membership();
+            let nodes = members
+                .voters
+                .iter()
+                .filter_map(|voter| members.nodes.get(voter));
+            self.shared.peers.hears_any(nodes.copied(), heard_since)
+        };
+        let owes = |group: &Group| group.raft.is_leader() || group.awaits_successor();
+        let mut groups = self.groups.iter();
+        let busy = groups.any(|group| group.is_busy() || owes(group) && has_heirs(group));
         let in_time = self.shared.now_tick - since < self.shared.config.deadline_ticks;
         if self.serving() && in_time && (busy || self.says_farewell()) {
             return;

@@ -28,6 +28,8 @@ struct Peer {
     /// Its memory limit, once heard; 0 for none.
     memory_limit: u64,
     memory_used: u64,
+    /// When it was last heard.
+    heard_tick: Option<u64>,
     /// The highest level that it can apply, once heard.
     level: Option<u16>,
     lost: bool,
@@ -178,12 +180,26 @@ impl Peers {
     }
 
     /// What a frame says about its sender.
-    fn heard(&mut self, node: NodeId, header: &PeerHeader) {
+    fn heard(&mut self, node: NodeId, header: &PeerHeader, now_tick: u64) {
         if let Some(peer) = self.peers.get_mut(&node) {
+            peer.heard_tick = Some(now_tick);
             peer.memory_limit = header.memory_limit;
             peer.memory_used = header.memory_used;
             peer.level = Some(header.level);
         }
+    }
+
+    /// Whether one of these other nodes was heard since a tick.
+    pub(crate) fn hears_any(
+        &self,
+        nodes: impl IntoIterator<Item = NodeId>,
+        since_tick: u64,
+    ) -> bool {
+        let heard = |node| self.peers.get(&node).and_then(|peer| peer.heard_tick);
+        nodes
+            .into_iter()
+            .filter_map(heard)
+            .any(|tick| tick >= since_tick)
     }
 
     /// How much the groups of this node hold, to be told to the others.
@@ -283,7 +299,7 @@ impl Node {
         };
         let now_tick = self.shared.now_tick;
         self.shared.clocks.heard(from, header.wall, now_tick);
-        self.shared.peers.heard(from, &header);
+        self.shared.peers.heard(from, &header, now_tick);
         if self.lost.is_some() {
             // Nothing it ever said counts, so it says nothing but this; and only to who wants something
             // of a replica, or two that are lost would tell each other for ever.
