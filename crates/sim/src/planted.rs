@@ -90,7 +90,7 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
         Bug::ResetMissing => &[Danger::LonelyLeader, Danger::Snapshot, Danger::Kill],
         Bug::ReadWithoutQuorum | Bug::ReadNumberReused => &[Danger::LonelyLeader],
         Bug::DeposedRedirects => &[Danger::LonelyLeader, Danger::Partition],
-        Bug::ReceivedUnchecked => &[Danger::FallingLeaders, Danger::Transfer],
+        Bug::ReceivedUnchecked => &[Danger::Weather, Danger::FallingLeaders],
         Bug::StagingNotInSnapshot => &[Danger::Snapshot, Danger::Kill],
         Bug::ClockStepsBack => &[Danger::ClockJump],
         _ => &[],

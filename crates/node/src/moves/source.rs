@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use kvorum_base::cursor::put_block;
-use kvorum_base::{GroupId, MoveId, NodeId, Slot, SlotSet};
+use kvorum_base::{Bug, GroupId, MoveId, NodeId, Slot, SlotSet};
 use kvorum_kv::{Delta, Frozen};
 
 use super::state::{Outgoing, Sealed};
@@ -273,7 +273,8 @@ impl Group {
         node: NodeId,
         shared: &mut Shared,
     ) {
-        if source.is_made && source.is_confirmed() && self.driver.is_due(id, 6, shared.now_tick) {
+        let is_there = source.is_confirmed() || shared.config.planted.has(Bug::ReceivedUnchecked);
+        if source.is_made && is_there && self.driver.is_due(id, 6, shared.now_tick) {
             let finish = MoveNote::Finish {
                 id,
                 attempt: out.attempt,
