@@ -63,6 +63,8 @@ pub(crate) struct Client {
     pub(crate) is_sweeping: bool,
     /// Its input is kept until there is room again.
     is_held: bool,
+    /// It sends no more.
+    pub(crate) has_ended: bool,
     touched: bool,
     paused: bool,
 }
@@ -88,6 +90,7 @@ impl Client {
             request_bytes: 0,
             is_sweeping: false,
             is_held: false,
+            has_ended: false,
             touched: false,
             paused: false,
         }

@@ -27,6 +27,11 @@ pub enum Event<'a> {
         /// Its connection.
         conn: ConnId,
     },
+    /// A client sends no more, and may still read: it is closed once all it has asked is answered.
+    Ended {
+        /// Its connection.
+        conn: ConnId,
+    },
     /// What one read of a client's socket delivered.
     Bytes {
         /// Its connection.

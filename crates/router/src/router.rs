@@ -116,6 +116,12 @@ impl Router {
                 self.clients.close(conn);
                 self.sweep_closed(conn);
             }
+            Event::Ended { conn } => {
+                if let Some(client) = self.clients.get_mut(conn) {
+                    client.has_ended = true;
+                    self.clients.touch(conn);
+                }
+            }
             Event::Bytes { conn, data } => self.client_bytes(conn, data),
             Event::Drained { conn } => self.clients.touch(conn),
             Event::LinkUp { link } => self.link_up(link),
@@ -202,8 +208,8 @@ impl Router {
             for conn in touched {
                 self.maybe_start_sweep(conn);
                 self.go_on_with_held(conn);
-                if self.stopping.is_some()
-                    && let Some(client) = self.clients.get_mut(conn)
+                if let Some(client) = self.clients.get_mut(conn)
+                    && (self.stopping.is_some() || client.has_ended)
                     && !client.is_held()
                     && !client.connection.is_closing()
                 {

@@ -147,11 +147,15 @@ fn clients_that_never_read_take_little_and_nothing_from_others() {
 
 #[test]
 fn a_client_that_sends_no_more_is_answered() {
-    const REQUESTS: usize = 2_000;
     let _turn = my_turn();
     let dir = TempDir::new();
     let nodes = cluster(&dir, 3);
-    let port = nodes[primary(&nodes)].port;
+    everything_is_answered_after_the_end(nodes[primary(&nodes)].port);
+}
+
+/// Sends requests, ends the sending side, and reads all replies, and then the end.
+pub(crate) fn everything_is_answered_after_the_end(port: u16) {
+    const REQUESTS: usize = 2_000;
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
     let mut requests = Vec::new();
     for number in 0..REQUESTS {

@@ -8,6 +8,7 @@ use kvorum_server::control::client::get;
 use kvorum_server::router::http::RouterReport;
 
 use crate::clients::{converse, ignored, node_js, python, redis_cli, run};
+use crate::crowd::everything_is_answered_after_the_end;
 use crate::load::{Load, Manner};
 use crate::nodes::{Node, cluster, cluster_with, primary, signal, wait_for_one_state};
 use crate::process::{Running, TempDir, free_port, kvorum, my_turn, refused, wait_for};
@@ -350,6 +351,15 @@ fn up_starts_a_router_and_ends_it() {
     assert!(status.success(), "{}", said());
     assert!(client.reply().is_err(), "its clients are closed");
     assert!(Client::connect(port + 3).is_err(), "it has ended");
+}
+
+#[test]
+fn behind_a_router_a_client_that_sends_no_more_is_answered() {
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let nodes = cluster(&dir, 3);
+    let router = Router::start(&dir, &nodes, &[]);
+    everything_is_answered_after_the_end(router.port);
 }
 
 #[test]

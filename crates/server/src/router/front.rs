@@ -67,10 +67,14 @@ fn poll_read(
         let len = match Pin::new(&mut *socket).poll_read(context, &mut buffer) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(())) => buffer.filled().len(),
-            Poll::Ready(Err(_)) => 0,
+            Poll::Ready(Err(_)) => {
+                core.close(conn);
+                return Poll::Ready(());
+            }
         };
         if len == 0 {
-            core.close(conn);
+            // It sends no more. It may still read: what it asked for is answered first.
+            core.step(Event::Ended { conn });
             return Poll::Ready(());
         }
         core.client_bytes(conn, len);
