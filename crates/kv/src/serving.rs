@@ -96,12 +96,6 @@ impl Keyspace {
     fn assert_hidden(&self, slot: Slot) {
         assert!(!self.served.contains(slot), "slot {slot} is served");
     }
-
-    /// The bytes of a slot's keys.
-    #[must_use]
-    pub fn slot_bytes(&self, slot: Slot) -> u64 {
-        self.slots.get(slot).bytes
-    }
 }
 
 impl Command<'_> {
@@ -125,12 +119,14 @@ impl Command<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use kvorum_base::slot::slot_of;
     use kvorum_base::{Prng, UnixMillis};
     use kvorum_resp::{ArgsBuf, Replies};
 
     use super::*;
-    use crate::{find, resolve};
+    use crate::{Change, Delta, find, resolve};
 
     fn run(keyspace: &mut Keyspace, words: &[&str]) -> String {
         let args: ArgsBuf = words.iter().collect();
@@ -220,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_of_slots_holds_them_and_nothing_else() {
+    fn what_is_frozen_of_slots_is_them_and_nothing_else() {
         for seed in 0..30 {
             let mut prng = Prng::new(seed);
             let mut keyspace = filled(&mut prng);
@@ -234,25 +230,20 @@ mod tests {
                 .filter(|slot| keyspace.slot_len(*slot) > 0)
                 .map(|slot| (slot, keyspace.slot_len(slot), keyspace.slot_hash(slot)))
                 .collect();
-            let mut view = keyspace.view_of(&slots);
+            let mut frozen = Delta::new(None, keyspace.freeze(&slots));
             run(&mut keyspace, &["FLUSHALL"]);
-            let (mut seen, mut keys) = (Vec::new(), 0);
-            while let Some(item) = view.next_item() {
-                match item {
-                    crate::Item::Slot(item) => seen.push((item.slot, item.keys, item.hash)),
-                    crate::Item::Key(item) => {
-                        keys += 1;
-                        assert_eq!(
-                            Some(slot_of(item.key)),
-                            seen.last().map(|(slot, _, _)| *slot)
-                        );
-                    }
-                    crate::Item::Session(_) => {}
-                    crate::Item::Meta(_) => panic!("a view of slots has no meta item"),
+            let (mut seen, mut keys) = (Vec::new(), BTreeMap::<Slot, u64>::new());
+            while let Some(change) = frozen.next_change() {
+                match change {
+                    Change::Slot(item) => seen.push((item.slot, item.keys, item.hash)),
+                    Change::Key(item) => *keys.entry(slot_of(item.key)).or_default() += 1,
+                    Change::Session(item) => assert!(slots.contains(item.slot)),
+                    gone => panic!("{gone:?} of what never was"),
                 }
             }
             assert_eq!(seen, expected);
-            assert_eq!(keys, expected.iter().map(|(_, keys, _)| keys).sum::<u64>());
+            let counts = expected.iter().map(|(slot, keys, _)| (*slot, *keys));
+            assert_eq!(keys, counts.collect());
         }
     }
 }

@@ -9,7 +9,6 @@
 //! Everything that apply can see is among the items; whatever is not (deadline index, order of
 //! removal, sums) is derived again by [`Loader`](crate::Loader).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kvorum_base::planted::{Bug, Planted};
@@ -20,7 +19,6 @@ use crate::directory::{Bucket, Walk};
 use crate::entry::{Entry, VERSION_MAX};
 use crate::keyspace::Keyspace;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::position::Position;
 use crate::session::{Recorded, SessionRow};
 use crate::slots::{SlotState, Slots};
 use crate::value::ValueRef;
@@ -123,39 +121,28 @@ pub struct View {
     meta: MetaItem,
     meta_is_due: bool,
     slots: Slots,
-    /// The stretches of slots that are still to be passed, the present one first.
-    stretches: VecDeque<Stretch>,
+    /// The next slot to look for.
+    next_slot: u32,
     /// What of the current slot is still to come.
     sessions_due: u64,
     keys_due: u64,
-    planted: Planted,
-}
-
-/// Slots in a row, and what is in them.
-#[derive(Debug)]
-struct Stretch {
-    /// The next slot to look for.
-    next_slot: u16,
-    last_slot: u16,
     rows: Passage<Arc<SessionRow>>,
     keys: Passage<Entry>,
+    planted: Planted,
 }
 
 /// A walk with a place in its current bucket.
 #[derive(Debug)]
 struct Passage<T> {
     walk: Walk<T>,
-    from: Position,
     bucket: Option<Arc<Bucket<T>>>,
     next: usize,
 }
 
 impl<T: Clone> Passage<T> {
-    /// A walk whose first items may lie before `from`; those are passed over.
-    fn new(walk: Walk<T>, from: Position) -> Self {
+    fn new(walk: Walk<T>) -> Self {
         Self {
             walk,
-            from,
             bucket: None,
             next: 0,
         }
@@ -172,10 +159,7 @@ impl<T: Clone> Passage<T> {
                 break;
             }
             self.bucket = self.walk.next_bucket();
-            self.next = self.bucket.as_ref().map_or(0, |bucket| {
-                let items = bucket.items();
-                items.partition_point(|item| item.position < self.from)
-            });
+            self.next = 0;
             assert!(self.bucket.is_some(), "a slot counts more than there is");
         }
         let Some(bucket) = &self.bucket else {
@@ -225,46 +209,12 @@ impl Keyspace {
             },
             meta_is_due: true,
             slots: slots.clone(),
-            stretches: VecDeque::from([Stretch {
-                next_slot: 0,
-                last_slot: SLOT_COUNT - 1,
-                rows: Passage::new(rows.walk(), Position(0)),
-                keys: Passage::new(keys.walk(), Position(0)),
-            }]),
+            next_slot: 0,
             sessions_due: 0,
             keys_due: 0,
+            rows: Passage::new(rows.walk()),
+            keys: Passage::new(keys.walk()),
             planted: *planted,
-        }
-    }
-
-    /// Takes a view of some slots and of nothing else. It holds little beside them, so that writes to
-    /// other slots copy nothing for it.
-    #[must_use]
-    pub fn view_of(&self, slots: &SlotSet) -> View {
-        let stretch = |(first, last): (u16, u16)| {
-            let (from, _) = Position::range_of(Slot(first));
-            let (_, to) = Position::range_of(Slot(last));
-            Stretch {
-                next_slot: first,
-                last_slot: last,
-                rows: Passage::new(self.rows.walk_range(from, to), from),
-                keys: Passage::new(self.keys.walk_range(from, to), from),
-            }
-        };
-        View {
-            meta: MetaItem {
-                clock: self.clock,
-                level: self.level,
-                next_session: self.next_session,
-                open_sessions: Vec::new(),
-                served: Arc::clone(&self.served),
-            },
-            meta_is_due: false,
-            slots: self.slots.clone(),
-            stretches: slots.runs().map(stretch).collect(),
-            sessions_due: 0,
-            keys_due: 0,
-            planted: self.planted,
         }
     }
 }
@@ -284,29 +234,15 @@ impl View {
         }
         if self.sessions_due > 0 {
             self.sessions_due -= 1;
-            let stretch = self.stretches.front_mut()?;
-            return Some(Item::Session(session_item(stretch.rows.advance())));
+            return Some(Item::Session(session_item(self.rows.advance())));
         }
         if self.keys_due > 0 {
             self.keys_due -= 1;
-            let stretch = self.stretches.front_mut()?;
-            return Some(Item::Key(key_item(stretch.keys.advance())));
+            return Some(Item::Key(key_item(self.keys.advance())));
         }
-        let (slot, state) = loop {
-            let stretch = self.stretches.front_mut()?;
-            let mut slots = self.slots.touched_from(stretch.next_slot);
-            match slots
-                .next()
-                .filter(|(slot, _)| slot.get() <= stretch.last_slot)
-            {
-                Some((slot, state)) => {
-                    // Behind the last slot nothing is touched.
-                    stretch.next_slot = slot.get() + 1;
-                    break (slot, state);
-                }
-                None => drop(self.stretches.pop_front()),
-            }
-        };
+        let from = u16::try_from(self.next_slot).ok()?;
+        let (slot, state) = self.slots.touched_from(from).next()?;
+        self.next_slot = u32::from(slot.get()) + 1;
         let mut item = slot_item(slot, state);
         if self.planted.has(Bug::SessionsNotInSnapshot) {
             item.sessions = 0;

@@ -14,6 +14,7 @@ use kvorum_resp::{Args, ArgsBuf, Replies};
 
 use crate::command::refusal::{INVALID_CURSOR, NOT_AN_INTEGER, Refusal, SYNTAX};
 use crate::command::spec::{Categories, Group, Spec};
+use crate::command::sweep;
 use crate::glob;
 use crate::keyspace::Keyspace;
 use crate::limits::SCAN_COUNT_MAX;
@@ -41,8 +42,8 @@ pub(super) struct Request<'a> {
     pattern: Option<&'a [u8]>,
     count: u64,
     type_name: Option<&'a [u8]>,
-    /// The last position to look at.
-    until: Position,
+    /// The last slot to look at.
+    pub(super) last_slot: Slot,
     /// The cursor for what comes after it.
     beyond: u64,
 }
@@ -83,7 +84,7 @@ impl<'a> Request<'a> {
             pattern: None,
             count: COUNT_DEFAULT,
             type_name: None,
-            until: Position(u64::MAX),
+            last_slot: Slot(SLOT_COUNT - 1),
             beyond: 0,
         };
         let mut rest = args.iter().skip(1);
@@ -100,9 +101,8 @@ impl<'a> Request<'a> {
             } else if word.eq_ignore_ascii_case(b"type") {
                 request.type_name = Some(value);
             } else if word.eq_ignore_ascii_case(WITHIN) {
-                let slot = parse_integer(value).and_then(|slot| u16::try_from(slot).ok());
-                let slot = slot.filter(|slot| *slot < SLOT_COUNT).ok_or(SYNTAX)?;
-                request.until = Position::range_of(Slot(slot)).1;
+                let slot = sweep::slot_number(value).ok_or(SYNTAX)?;
+                request.last_slot = Slot(slot);
                 let beyond = rest.next().and_then(|text| std::str::from_utf8(text).ok());
                 let beyond = beyond.and_then(|digits| digits.parse().ok());
                 request.beyond = beyond.ok_or(INVALID_CURSOR)?;
@@ -116,22 +116,17 @@ impl<'a> Request<'a> {
 
 fn scan(keyspace: &Keyspace, args: Args<'_>, replies: &mut Replies<'_>) {
     match Request::parse(args.skip(1)) {
-        Ok(request) => walk(keyspace, &request, Slot(SLOT_COUNT - 1), replies),
+        Ok(request) => walk(keyspace, &request, replies),
         Err(refusal) => refusal.reply(replies),
     }
 }
 
-/// Walks up to the end of a slot and replies the next cursor, 0 at the end, and the keys.
-pub(super) fn walk(
-    keyspace: &Keyspace,
-    request: &Request<'_>,
-    last_slot: Slot,
-    replies: &mut Replies<'_>,
-) {
+/// Walks up to the end of the last slot and replies the next cursor, 0 at the end, and the keys.
+pub(super) fn walk(keyspace: &Keyspace, request: &Request<'_>, replies: &mut Replies<'_>) {
     let mut keys: Vec<&[u8]> = Vec::new();
     let (mut looked_at, mut last, mut next) = (0, request.from, request.beyond);
     for item in keyspace.keys.range(request.from) {
-        if item.position > request.until || item.position.slot() > last_slot {
+        if item.position.slot() > request.last_slot {
             break;
         }
         if looked_at >= request.count && item.position != last {

@@ -80,17 +80,12 @@ const fn sweep(spec: Spec) -> Spec {
 /// The text of the reply, if they are not runs of slots.
 #[must_use]
 pub fn swept_slots(spec: &Spec, args: Args<'_>) -> Option<Result<SlotSet, &'static str>> {
-    let runs = match spec.operation {
-        COUNT | FLUSH => args.skip(RUNS_AT),
-        SCAN => args.skip(RUNS_AT),
+    let runs_max = match spec.operation {
+        COUNT | FLUSH => usize::MAX,
+        SCAN => 1,
         _ => return None,
     };
-    let runs_max = if spec.operation == SCAN {
-        1
-    } else {
-        usize::MAX
-    };
-    Some(parse_runs(runs, runs_max).ok_or(WRONG_RUNS))
+    Some(parse_runs(args.skip(RUNS_AT), runs_max).ok_or(WRONG_RUNS))
 }
 
 /// The same request for those of its slots that are owned; `None` if none is.
@@ -141,7 +136,7 @@ fn parse_runs(args: Args<'_>, runs_max: usize) -> Option<SlotSet> {
     Some(set)
 }
 
-fn slot_number(text: &[u8]) -> Option<u16> {
+pub(super) fn slot_number(text: &[u8]) -> Option<u16> {
     let number = u16::try_from(parse_integer(text)?).ok()?;
     (number < SLOT_COUNT).then_some(number)
 }
@@ -202,9 +197,10 @@ fn scan_slots(keyspace: &Keyspace, args: Args<'_>, replies: &mut Replies<'_>) {
     };
     match scan::Request::parse(args.skip(SCAN_AT)) {
         Err(refusal) => refusal.reply(replies),
-        Ok(request) => {
+        Ok(mut request) => {
             covers(&slots, replies);
-            scan::walk(keyspace, &request, Slot(last), replies);
+            request.last_slot = Slot(last);
+            scan::walk(keyspace, &request, replies);
         }
     }
 }

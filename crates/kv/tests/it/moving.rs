@@ -52,9 +52,15 @@ fn same(source: &Keyspace, target: &Keyspace, slots: &SlotSet) -> bool {
 
 /// All items of these slots, as text.
 fn items(keyspace: &Keyspace, slots: &SlotSet) -> Vec<String> {
-    let mut view = keyspace.view_of(slots);
-    let mut items = Vec::new();
+    let mut view = keyspace.view();
+    let (mut items, mut is_wanted) = (Vec::new(), false);
     while let Some(item) = view.next_item() {
+        if let Item::Slot(item) = item {
+            is_wanted = slots.contains(item.slot);
+        }
+        if !is_wanted {
+            continue;
+        }
         items.push(match item {
             // Texts of two kinds are equal, but do not look so.
             Item::Key(item) => {
