@@ -115,8 +115,22 @@ number!(
 );
 
 counter!(
-    /// A move of slots from one shard to another: the number of the order that began it. Never reused.
+    /// A move of slots from one shard to another: the index, in the shard manager's log, of the entry that
+    /// opened it. Never reused. Zero is no move: what a slot has that never moved.
     MoveId
+);
+counter!(
+    /// A config of the shard manager: which shard should have which slot. The first is 0, each change makes
+    /// the next.
+    ConfigNumber
+);
+counter!(
+    /// An order of the shard manager to a group or node. Grows with every order, whoever it is for.
+    OrderNumber
+);
+counter!(
+    /// Who numbers its commands to the shard manager: the index of the entry that opened the issuer.
+    IssuerId
 );
 counter!(
     /// A Raft term (Raft paper, section 5.1).

@@ -4,6 +4,9 @@
 //! [`Bug`]; the simulator must then catch it. Without the feature [`Planted`] has no size, `has` is
 //! the constant `false`, and the buggy branches are compiled away.
 
+#[cfg(not(feature = "planted"))]
+use std::marker::PhantomData;
+
 macro_rules! bugs {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
         /// One planted bug.
@@ -92,32 +95,42 @@ bugs! {
     SealedCancelled = "sealed-cancelled",
 }
 
-/// Which bug a replica has, if any.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Planted {
+/// Which bug one has, if any: a replica one of these, others one of their own kinds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Planted<B = Bug> {
     #[cfg(feature = "planted")]
-    bug: Option<Bug>,
+    bug: Option<B>,
+    #[cfg(not(feature = "planted"))]
+    bug: PhantomData<B>,
 }
 
-impl Planted {
-    /// A replica with this bug.
+impl<B> Default for Planted<B> {
+    fn default() -> Self {
+        Self {
+            bug: Default::default(),
+        }
+    }
+}
+
+impl<B: Copy + PartialEq> Planted<B> {
+    /// One with this bug.
     #[cfg(feature = "planted")]
     #[must_use]
-    pub const fn with(bug: Bug) -> Self {
+    pub const fn with(bug: B) -> Self {
         Self { bug: Some(bug) }
     }
 
-    /// Whether this replica has this bug.
+    /// Whether it has this bug.
     #[cfg(feature = "planted")]
     #[must_use]
-    pub fn has(self, bug: Bug) -> bool {
+    pub fn has(self, bug: B) -> bool {
         self.bug == Some(bug)
     }
 
-    /// Whether this replica has this bug: never, in this build.
+    /// Whether it has this bug: never, in this build.
     #[cfg(not(feature = "planted"))]
     #[must_use]
-    pub const fn has(self, bug: Bug) -> bool {
+    pub const fn has(self, bug: B) -> bool {
         let _ = bug;
         false
     }

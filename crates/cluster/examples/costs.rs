@@ -1,5 +1,5 @@
 //! Measures what the shard manager's state costs: time of commands and plans, bytes of the whole. Run it
-//! with `cargo run --release --example measure -p kvorum-cluster`. Each time is the least of several, since
+//! with `cargo run --release --example costs -p kvorum-cluster`. Each time is the least of several, since
 //! a measuring machine is seldom alone; figures of different hours do not compare.
 
 use std::collections::BTreeMap;

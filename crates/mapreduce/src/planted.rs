@@ -34,32 +34,4 @@ impl Bug {
 }
 
 /// Which bug a coordinator has, if any.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Planted {
-    #[cfg(feature = "planted")]
-    bug: Option<Bug>,
-}
-
-impl Planted {
-    /// A coordinator with this bug.
-    #[cfg(feature = "planted")]
-    #[must_use]
-    pub const fn with(bug: Bug) -> Self {
-        Self { bug: Some(bug) }
-    }
-
-    /// Whether this coordinator has this bug.
-    #[cfg(feature = "planted")]
-    #[must_use]
-    pub fn has(self, bug: Bug) -> bool {
-        self.bug == Some(bug)
-    }
-
-    /// Whether this coordinator has this bug: never, in this build.
-    #[cfg(not(feature = "planted"))]
-    #[must_use]
-    pub const fn has(self, bug: Bug) -> bool {
-        let _ = bug;
-        false
-    }
-}
+pub type Planted = kvorum_base::Planted<Bug>;

@@ -12,32 +12,4 @@ pub enum Bug {
 }
 
 /// Which bug a router has, if any.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Planted {
-    #[cfg(feature = "planted")]
-    bug: Option<Bug>,
-}
-
-impl Planted {
-    /// A router with this bug.
-    #[cfg(feature = "planted")]
-    #[must_use]
-    pub const fn with(bug: Bug) -> Self {
-        Self { bug: Some(bug) }
-    }
-
-    /// Whether this router has this bug.
-    #[cfg(feature = "planted")]
-    #[must_use]
-    pub fn has(self, bug: Bug) -> bool {
-        self.bug == Some(bug)
-    }
-
-    /// Whether this router has this bug: never, in this build.
-    #[cfg(not(feature = "planted"))]
-    #[must_use]
-    pub const fn has(self, bug: Bug) -> bool {
-        let _ = bug;
-        false
-    }
-}
+pub type Planted = kvorum_base::Planted<Bug>;
