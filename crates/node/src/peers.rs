@@ -207,15 +207,6 @@ impl Peers {
         self.header.memory_used = bytes;
     }
 
-    /// Whether a node has as much as it may have, as far as was heard.
-    pub(crate) fn is_full(&self, node: NodeId) -> bool {
-        let (limit, used) = match self.peers.get(&node) {
-            Some(peer) => (peer.memory_limit, peer.memory_used),
-            None => (self.header.memory_limit, self.header.memory_used),
-        };
-        limit > 0 && used >= limit
-    }
-
     /// Whether a node can hold so many bytes more, as far as was heard.
     pub(crate) fn has_room(&self, node: NodeId, bytes: u64) -> bool {
         let (limit, used) = match self.peers.get(&node) {

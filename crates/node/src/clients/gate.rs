@@ -5,7 +5,7 @@
 
 use kvorum_base::{Bug, ConnId, NodeId, Slot};
 use kvorum_kv::command::spec::Flags;
-use kvorum_kv::{CrossSlot, Refusal, Run, Spec, Spread};
+use kvorum_kv::{CrossSlot, Refusal, Run, Spec};
 use kvorum_resp::{Args, ArgsBuf, InputLimits, Request};
 
 use super::connections::Client;
@@ -20,7 +20,7 @@ use crate::node::Node;
 
 /// What the door did with a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Passed {
+pub(super) enum Passed {
     /// Answered, or in a group's hands.
     Yes,
     /// No primary is known: it waits, and so does what comes behind it.
@@ -148,7 +148,7 @@ impl Node {
         }
     }
 
-    fn refuse_request(&mut self, client: &mut Client, seq: u32, text: &[u8]) {
+    pub(super) fn refuse_request(&mut self, client: &mut Client, seq: u32, text: &[u8]) {
         self.shared.table.errors += 1;
         client
             .connection
@@ -211,7 +211,7 @@ impl Node {
         }
     }
 
-    fn pass_to_slot(
+    pub(super) fn pass_to_slot(
         &mut self,
         client: &mut Client,
         seq: u32,
@@ -284,106 +284,6 @@ impl Node {
         }
     }
 
-    /// A command without keys concerns every group that is led here. Where none is, it goes where the first
-    /// slot is served, as one with a key would.
-    fn pass_to_all(
-        &mut self,
-        client: &mut Client,
-        seq: u32,
-        spec: &'static Spec,
-        args: Args<'_>,
-    ) -> Passed {
-        let groups = self.groups.iter().enumerate();
-        let led: Vec<usize> = groups
-            .filter(|(_, group)| group.leading() && !group.served().is_empty())
-            .map(|(at, _)| at)
-            .collect();
-        let slot_of = |at: usize| self.groups[at].served().next_from(0).unwrap_or_default();
-        match (spec.spread(), &led[..]) {
-            (_, []) => self.pass_to_slot(client, seq, Slot::default(), spec, args),
-            (Spread::Walk, _) => self.pass_walk(client, seq, spec, args),
-            (Spread::One, [at, ..]) | (_, [at]) => {
-                self.pass_to_slot(client, seq, slot_of(*at), spec, args)
-            }
-            (spread, _) => self.pass_parts(client, seq, (spec, spread), args, &led),
-        }
-    }
-
-    /// Asks each of these groups for its part.
-    fn pass_parts(
-        &mut self,
-        client: &mut Client,
-        seq: u32,
-        (spec, spread): (&'static Spec, Spread),
-        args: Args<'_>,
-        led: &[usize],
-    ) -> Passed {
-        let mut groups = led.iter().map(|at| &self.groups[*at]);
-        if spec.is_write()
-            && (self.stopping.is_some() || groups.any(|group| group.raft.transferring()))
-        {
-            return Passed::Wait;
-        }
-        let refusal = |at: &usize| self.write_refusal(*at, spec);
-        if spec.is_write()
-            && let Some(text) = led.iter().find_map(refusal)
-        {
-            self.refuse_request(client, seq, text.as_bytes());
-            return Passed::Yes;
-        }
-        let reply_to = ReplyTo {
-            conn: client.profile.conn,
-            seq,
-            slot: Slot::default(),
-            is_read: false,
-            is_part: true,
-        };
-        let (gathers, is_read) = (&mut self.shared.table.gathers, !spec.is_write());
-        gathers.begin(reply_to, spread, is_read, led.len());
-        for at in led {
-            let slot = self.groups[*at].served().next_from(0).unwrap_or_default();
-            self.hand_over(client, ReplyTo { slot, ..reply_to }, *at, spec, args);
-        }
-        Passed::Yes
-    }
-
-    /// A call of a walk goes as far as the stretch of slots in which it is: each is one group's.
-    fn pass_walk(
-        &mut self,
-        client: &mut Client,
-        seq: u32,
-        spec: &'static Spec,
-        args: Args<'_>,
-    ) -> Passed {
-        let Some((cursor, slot)) = kvorum_kv::cursor_in(args) else {
-            // A request with a wrong cursor is refused by whoever reads it.
-            let first = self.next_led(0).map_or(Slot::default(), |(slot, _)| slot);
-            return self.pass_to_slot(client, seq, first, spec, args);
-        };
-        let Some((first, last)) = self.next_led(slot.get()) else {
-            client.connection.reply(seq, |replies| {
-                replies.array(2);
-                replies.bulk(b"0");
-                replies.array(0);
-            });
-            return Passed::Yes;
-        };
-        let cursor = cursor.max(kvorum_kv::cursor_of(first));
-        let next = self.next_led(last.get() + 1);
-        let beyond = next.map_or(0, |(slot, _)| kvorum_kv::cursor_of(slot));
-        let bounded = kvorum_kv::scan_within(args, cursor, last, beyond);
-        self.pass_to_slot(client, seq, first, spec, bounded.as_args())
-    }
-
-    /// The next stretch of slots that one group led here serves: the first slot from `from` on, and the last
-    /// one of the stretch.
-    fn next_led(&self, from: u16) -> Option<(Slot, Slot)> {
-        let led = self.groups.iter().filter(|group| group.leading());
-        let next = led.filter_map(|group| Some((group.served().next_from(from)?, group)));
-        let (first, group) = next.min_by_key(|(slot, _)| *slot)?;
-        Some((first, group.served().end_of_run(first)))
-    }
-
     fn redirect(&mut self, client: &mut Client, seq: u32, slot: Slot, primary: NodeId) -> Passed {
         self.shared.counters.redirects += 1;
         let text = face::redirect(&self.shared.config, slot, Some(primary));
@@ -392,7 +292,7 @@ impl Node {
     }
 
     /// Gives a command to a group led here.
-    fn hand_over(
+    pub(super) fn hand_over(
         &mut self,
         client: &mut Client,
         reply_to: ReplyTo,
@@ -465,7 +365,7 @@ impl Node {
     }
 
     /// Why writes are refused at the moment, if they are. None of these has been proposed.
-    fn write_refusal(&self, at: usize, spec: &'static Spec) -> Option<&'static str> {
+    pub(super) fn write_refusal(&self, at: usize, spec: &'static Spec) -> Option<&'static str> {
         let group = &self.groups[at];
         if !self.shared.log.writable() {
             return Some(
@@ -500,7 +400,7 @@ impl Node {
         };
         let mut members = group.raft.membership().nodes.values();
         own.is_some_and(|limit| used() >= limit)
-            || members.any(|node| self.shared.peers.is_full(*node))
+            || members.any(|node| !self.shared.peers.has_room(*node, 0))
     }
 
     fn read(

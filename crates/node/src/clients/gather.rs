@@ -8,11 +8,13 @@
 
 use std::collections::BTreeMap;
 
-use kvorum_base::ConnId;
+use kvorum_base::{ConnId, Slot};
 use kvorum_kv::{Spec, Spread};
 use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, ArgsBuf, Replies};
 
+use super::connections::Client;
+use super::gate::Passed;
 use super::waiting::Held;
 use crate::group::batch::ReplyTo;
 use crate::node::Node;
@@ -156,5 +158,105 @@ impl Node {
                 self.shared.roles_changed = true;
             }
         }
+    }
+
+    /// A command without keys concerns every group that is led here. Where none is, it goes where the first
+    /// slot is served, as one with a key would.
+    pub(super) fn pass_to_all(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Passed {
+        let groups = self.groups.iter().enumerate();
+        let led: Vec<usize> = groups
+            .filter(|(_, group)| group.leading() && !group.served().is_empty())
+            .map(|(at, _)| at)
+            .collect();
+        let slot_of = |at: usize| self.groups[at].served().next_from(0).unwrap_or_default();
+        match (spec.spread(), &led[..]) {
+            (_, []) => self.pass_to_slot(client, seq, Slot::default(), spec, args),
+            (Spread::Walk, _) => self.pass_walk(client, seq, spec, args),
+            (Spread::One, [at, ..]) | (_, [at]) => {
+                self.pass_to_slot(client, seq, slot_of(*at), spec, args)
+            }
+            (spread, _) => self.pass_parts(client, seq, (spec, spread), args, &led),
+        }
+    }
+
+    /// Asks each of these groups for its part.
+    fn pass_parts(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        (spec, spread): (&'static Spec, Spread),
+        args: Args<'_>,
+        led: &[usize],
+    ) -> Passed {
+        let mut groups = led.iter().map(|at| &self.groups[*at]);
+        if spec.is_write()
+            && (self.stopping.is_some() || groups.any(|group| group.raft.transferring()))
+        {
+            return Passed::Wait;
+        }
+        let refusal = |at: &usize| self.write_refusal(*at, spec);
+        if spec.is_write()
+            && let Some(text) = led.iter().find_map(refusal)
+        {
+            self.refuse_request(client, seq, text.as_bytes());
+            return Passed::Yes;
+        }
+        let reply_to = ReplyTo {
+            conn: client.profile.conn,
+            seq,
+            slot: Slot::default(),
+            is_read: false,
+            is_part: true,
+        };
+        let (gathers, is_read) = (&mut self.shared.table.gathers, !spec.is_write());
+        gathers.begin(reply_to, spread, is_read, led.len());
+        for at in led {
+            let slot = self.groups[*at].served().next_from(0).unwrap_or_default();
+            self.hand_over(client, ReplyTo { slot, ..reply_to }, *at, spec, args);
+        }
+        Passed::Yes
+    }
+
+    /// A call of a walk goes as far as the stretch of slots in which it is: each is one group's.
+    fn pass_walk(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) -> Passed {
+        let Some((cursor, slot)) = kvorum_kv::cursor_in(args) else {
+            // A request with a wrong cursor is refused by whoever reads it.
+            let first = self.next_led(0).map_or(Slot::default(), |(slot, _)| slot);
+            return self.pass_to_slot(client, seq, first, spec, args);
+        };
+        let Some((first, last)) = self.next_led(slot.get()) else {
+            client.connection.reply(seq, |replies| {
+                replies.array(2);
+                replies.bulk(b"0");
+                replies.array(0);
+            });
+            return Passed::Yes;
+        };
+        let cursor = cursor.max(kvorum_kv::cursor_of(first));
+        let next = self.next_led(last.get() + 1);
+        let beyond = next.map_or(0, |(slot, _)| kvorum_kv::cursor_of(slot));
+        let bounded = kvorum_kv::scan_within(args, cursor, last, beyond);
+        self.pass_to_slot(client, seq, first, spec, bounded.as_args())
+    }
+
+    /// The next stretch of slots that one group led here serves: the first slot from `from` on, and the last
+    /// one of the stretch.
+    fn next_led(&self, from: u16) -> Option<(Slot, Slot)> {
+        let led = self.groups.iter().filter(|group| group.leading());
+        let next = led.filter_map(|group| Some((group.served().next_from(from)?, group)));
+        let (first, group) = next.min_by_key(|(slot, _)| *slot)?;
+        Some((first, group.served().end_of_run(first)))
     }
 }

@@ -117,12 +117,6 @@ pub enum Whereabouts {
 }
 
 impl Moves {
-    /// Whether nothing is known of any move.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// Whether slots of this group are sealed: whoever would change all of its keys would miss them.
     #[must_use]
     pub fn is_sealing(&self) -> bool {
