@@ -34,14 +34,17 @@ use std::time::{Duration, Instant, SystemTime};
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 use kvorum_node::status::Process;
 use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Node, Note, StopReason};
+use kvorum_resp::OutBuf;
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
-use crate::clients::Clients;
 use crate::clients::accept::{Bound, accept_clients};
+use crate::clients::keeper::{Keeper, Kept};
 use crate::clients::read::read_client;
+use crate::clients::{Clients, write};
 use crate::disk::startup::Started;
 use crate::disk::sync_policy::Turn;
 use crate::disk::{Append, Disk};
@@ -296,20 +299,73 @@ async fn relay(lane: Rc<Lane>, mail_wake: Arc<Notify>) {
     }
 }
 
-impl Core {
-    /// Hands an event to the core and has the driver run.
-    pub(crate) fn step(&mut self, event: Event<'_>) {
-        self.node.step(event, &mut self.effects);
-        self.wake.notify_one();
+impl Keeper for Lane {
+    type Core = Core;
+
+    fn kept(&self) -> RefMut<'_, Core> {
+        self.core()
+    }
+}
+
+impl Kept for Core {
+    fn clients(&mut self) -> &mut Clients {
+        &mut self.clients
     }
 
-    /// Hands in the first `len` bytes of the scratch as a client's.
-    pub(crate) fn client_bytes(&mut self, conn: ConnId, len: usize) {
+    fn scratch(&mut self) -> &mut [u8] {
+        &mut self.scratch
+    }
+
+    fn took(&mut self, conn: ConnId, len: usize) {
         self.metrics.client_reads.one();
         self.metrics.client_bytes_in.add(len as u64);
         let data = &self.scratch[..len];
         self.node
             .step(Event::Bytes { conn, data }, &mut self.effects);
+        self.wake.notify_one();
+    }
+
+    fn ended(&mut self, conn: ConnId) {
+        self.step(Event::Ended { conn });
+    }
+
+    fn drained(&mut self, conn: ConnId) {
+        self.step(Event::Drained { conn });
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        if self.clients.remove(conn) {
+            let open = u64::from(self.clients.open());
+            self.metrics.clients_open.set(open);
+            self.step(Event::Closed { conn });
+        }
+    }
+
+    fn died(&mut self, conn: ConnId) {
+        self.dead.push(conn);
+    }
+
+    fn was_drained(&mut self, conn: ConnId) {
+        self.drained.push(conn);
+    }
+
+    fn socket_and_output(
+        &mut self,
+        conn: ConnId,
+    ) -> Option<(&OwnedWriteHalf, Option<&mut OutBuf>)> {
+        let client = self.clients.get(conn)?;
+        Some((&client.socket, self.node.output(conn)))
+    }
+
+    fn wrote(&mut self, bytes: u64) {
+        self.metrics.client_bytes_out.add(bytes);
+    }
+}
+
+impl Core {
+    /// Hands an event to the core and has the driver run.
+    pub(crate) fn step(&mut self, event: Event<'_>) {
+        self.node.step(event, &mut self.effects);
         self.wake.notify_one();
     }
 
@@ -327,16 +383,6 @@ impl Core {
             metrics.peer_frames_in.one();
             node.step(Event::Peer { from, frame }, effects);
         })
-    }
-
-    /// Forgets a client's connection and tells the core, once.
-    pub(crate) fn close(&mut self, conn: ConnId) {
-        if self.clients.remove(conn) {
-            self.metrics
-                .clients_open
-                .set(u64::from(self.clients.open()));
-            self.step(Event::Closed { conn });
-        }
     }
 
     /// One turn; `Some` if it was the last.
@@ -499,26 +545,10 @@ impl Core {
             Effect::PrepareSegment { segment } => self.disk.prepare(segment),
             Effect::FreeSegment { segment } => self.disk.free(segment),
             Effect::Send { to, link, frame } => self.send(lane, to, link, frame),
-            Effect::Output(conn) => self.output(lane, conn),
-            Effect::Close(conn) => self.close_after_output(lane, conn),
-            Effect::Pause(conn) => {
-                if let Some(client) = self.clients.get(conn) {
-                    client.paused = true;
-                    // The core judged before its output was written. If the socket took all of it, nobody
-                    // else would tell the core, and the pause would never end.
-                    if !client.blocked && self.node.output(conn).is_none_or(|out| out.is_empty()) {
-                        self.drained.push(conn);
-                    }
-                }
-            }
-            Effect::Resume(conn) => {
-                if let Some(client) = self.clients.get(conn).filter(|client| !client.closing) {
-                    client.paused = false;
-                    if let Some(reader) = client.paused_reader.take() {
-                        reader.wake();
-                    }
-                }
-            }
+            Effect::Output(conn) => write::output(self, lane, conn),
+            Effect::Close(conn) => write::close_after_output(self, lane, conn),
+            Effect::Pause(conn) => self.pause(conn),
+            Effect::Resume(conn) => self.resume(conn),
             Effect::StoreSnapshot {
                 group,
                 number,

@@ -4,6 +4,7 @@
 //! waiting output are the core's: so a simulator sees them too, and an idle connection costs no buffer.
 
 pub mod accept;
+pub(crate) mod keeper;
 pub mod read;
 pub mod write;
 

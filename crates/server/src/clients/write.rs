@@ -9,16 +9,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kvorum_base::ConnId;
-use kvorum_node::Event;
 use kvorum_resp::OutBuf;
 use tokio::net::tcp::OwnedWriteHalf;
 
-use crate::lane::{Core, Lane};
+use super::keeper::{Keeper, Kept};
 
 /// Parts written at once.
 const SLICES: usize = 64;
 /// How long a connection that is to be closed may take its last output.
-pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Writes what the socket takes: the bytes written, and whether that was all.
 pub(crate) fn write_out(socket: &OwnedWriteHalf, out: &mut OutBuf) -> io::Result<(u64, bool)> {
@@ -51,90 +50,92 @@ enum Progress {
     Dead,
 }
 
-impl Core {
-    /// Writes a connection's output, in the driver. A blocked one gets a task.
-    pub(crate) fn output(&mut self, lane: &Rc<Lane>, conn: ConnId) {
-        if self.clients.get(conn).is_none_or(|client| client.blocked) {
-            return;
-        }
-        match self.write(conn) {
-            Progress::Drained => {}
-            Progress::Dead => self.dead.push(conn),
-            Progress::Blocked => {
-                if let Some(client) = self.clients.get(conn) {
-                    client.blocked = true;
-                }
-                let lane = lane.clone();
-                tokio::task::spawn_local(async move {
-                    std::future::poll_fn(|context| poll(&mut lane.core(), conn, context)).await;
-                });
-            }
-        }
+/// Writes a connection's output, in the driver. A blocked one gets a task.
+pub(crate) fn output<K: Keeper>(core: &mut K::Core, keeper: &Rc<K>, conn: ConnId) {
+    if core.clients().get(conn).is_none_or(|client| client.blocked) {
+        return;
     }
-
-    /// Closes a connection once its output is written.
-    pub(crate) fn close_after_output(&mut self, lane: &Rc<Lane>, conn: ConnId) {
-        let Some(client) = self.clients.get(conn) else {
-            return;
-        };
-        client.closing = true;
-        client.paused = true;
-        self.output(lane, conn);
-        if self.clients.get(conn).is_some_and(|client| !client.blocked) {
-            self.dead.push(conn);
-            return;
-        }
-        let lane = lane.clone();
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(CLOSE_PATIENCE).await;
-            lane.core().close(conn);
-        });
-    }
-
-    fn write(&mut self, conn: ConnId) -> Progress {
-        let Some(client) = self.clients.get(conn) else {
-            return Progress::Dead;
-        };
-        // A connection that the core has forgotten has nothing to say.
-        let Some(out) = self.node.output(conn) else {
-            return Progress::Drained;
-        };
-        match write_out(&client.socket, out) {
-            Ok((bytes, drained)) => {
-                self.metrics.client_bytes_out.add(bytes);
-                if drained {
-                    Progress::Drained
-                } else {
-                    Progress::Blocked
-                }
+    match write(core, conn) {
+        Progress::Drained => {}
+        Progress::Dead => core.died(conn),
+        Progress::Blocked => {
+            if let Some(client) = core.clients().get(conn) {
+                client.blocked = true;
             }
-            Err(_) => Progress::Dead,
+            let keeper = keeper.clone();
+            tokio::task::spawn_local(async move {
+                std::future::poll_fn(|context| poll(&mut *keeper.kept(), conn, context)).await;
+            });
         }
     }
 }
 
+/// Closes a connection once its output is written.
+pub(crate) fn close_after_output<K: Keeper>(core: &mut K::Core, keeper: &Rc<K>, conn: ConnId) {
+    let Some(client) = core.clients().get(conn) else {
+        return;
+    };
+    client.closing = true;
+    client.paused = true;
+    output(core, keeper, conn);
+    if core
+        .clients()
+        .get(conn)
+        .is_some_and(|client| !client.blocked)
+    {
+        core.died(conn);
+        return;
+    }
+    let keeper = keeper.clone();
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(CLOSE_PATIENCE).await;
+        keeper.kept().close(conn);
+    });
+}
+
+fn write(core: &mut impl Kept, conn: ConnId) -> Progress {
+    let Some((socket, output)) = core.socket_and_output(conn) else {
+        return Progress::Dead;
+    };
+    // A connection that was forgotten inside has nothing to say.
+    let Some(output) = output else {
+        return Progress::Drained;
+    };
+    match write_out(socket, output) {
+        Ok((bytes, drained)) => {
+            core.wrote(bytes);
+            if drained {
+                Progress::Drained
+            } else {
+                Progress::Blocked
+            }
+        }
+        Err(_) => Progress::Dead,
+    }
+}
+
 /// Goes on with a blocked connection's output.
-fn poll(core: &mut Core, conn: ConnId, context: &mut Context<'_>) -> Poll<()> {
+fn poll(core: &mut impl Kept, conn: ConnId, context: &mut Context<'_>) -> Poll<()> {
     loop {
-        match core.write(conn) {
+        match write(core, conn) {
             Progress::Dead => {
                 core.close(conn);
                 return Poll::Ready(());
             }
             Progress::Drained => {
-                let Some(client) = core.clients.get(conn) else {
+                let Some(client) = core.clients().get(conn) else {
                     return Poll::Ready(());
                 };
                 client.blocked = false;
                 if client.closing {
                     core.close(conn);
                 } else {
-                    core.step(Event::Drained { conn });
+                    core.drained(conn);
                 }
                 return Poll::Ready(());
             }
             Progress::Blocked => {
-                let Some(client) = core.clients.get(conn) else {
+                let Some(client) = core.clients().get(conn) else {
                     return Poll::Ready(());
                 };
                 match client.socket.as_ref().poll_write_ready(context) {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_base::{ConnId, UnixMillis};
+use kvorum_resp::OutBuf;
 use kvorum_router::{Effect, Event, LinkId, Process, Router};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
@@ -16,8 +18,9 @@ use tokio::time::MissedTickBehavior;
 use super::back::{LinkSocket, dial};
 use super::front::accept_clients;
 use super::http::Shared;
-use crate::clients::Clients;
 use crate::clients::accept::Bound;
+use crate::clients::keeper::{Keeper, Kept};
+use crate::clients::{Clients, write};
 use crate::lane::{SCRATCH_BYTES, TICK, runtime};
 use crate::usage;
 
@@ -155,18 +158,69 @@ async fn watch_for_stop(hub: Rc<Hub>) {
     hub.wake.notify_one();
 }
 
+impl Keeper for Hub {
+    type Core = Core;
+
+    fn kept(&self) -> RefMut<'_, Core> {
+        self.core()
+    }
+}
+
+impl Kept for Core {
+    fn clients(&mut self) -> &mut Clients {
+        &mut self.clients
+    }
+
+    fn scratch(&mut self) -> &mut [u8] {
+        &mut self.scratch
+    }
+
+    fn took(&mut self, conn: ConnId, len: usize) {
+        let data = &self.scratch[..len];
+        self.router
+            .step(Event::Bytes { conn, data }, &mut self.effects);
+        self.wake.notify_one();
+    }
+
+    fn ended(&mut self, conn: ConnId) {
+        self.step(Event::Ended { conn });
+    }
+
+    fn drained(&mut self, conn: ConnId) {
+        self.step(Event::Drained { conn });
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        if self.clients.remove(conn) {
+            self.step(Event::Closed { conn });
+        }
+    }
+
+    fn died(&mut self, conn: ConnId) {
+        self.dead.push(conn);
+    }
+
+    fn was_drained(&mut self, conn: ConnId) {
+        self.drained.push(conn);
+    }
+
+    fn socket_and_output(
+        &mut self,
+        conn: ConnId,
+    ) -> Option<(&OwnedWriteHalf, Option<&mut OutBuf>)> {
+        let client = self.clients.get(conn)?;
+        Some((&client.socket, self.router.output(conn)))
+    }
+
+    fn wrote(&mut self, bytes: u64) {
+        self.shared.metrics.client_bytes_out.add(bytes);
+    }
+}
+
 impl Core {
     /// Hands an event to the brain and has the driver run.
     pub(crate) fn step(&mut self, event: Event<'_>) {
         self.router.step(event, &mut self.effects);
-        self.wake.notify_one();
-    }
-
-    /// Hands in the first `len` bytes of the scratch as a client's.
-    pub(crate) fn client_bytes(&mut self, conn: ConnId, len: usize) {
-        let data = &self.scratch[..len];
-        self.router
-            .step(Event::Bytes { conn, data }, &mut self.effects);
         self.wake.notify_one();
     }
 
@@ -176,13 +230,6 @@ impl Core {
         self.router
             .step(Event::LinkBytes { link, data }, &mut self.effects);
         self.wake.notify_one();
-    }
-
-    /// Forgets a client's connection and tells the brain, once.
-    pub(crate) fn close(&mut self, conn: ConnId) {
-        if self.clients.remove(conn) {
-            self.step(Event::Closed { conn });
-        }
     }
 
     fn turn(&mut self, hub: &Rc<Hub>) {
@@ -246,27 +293,10 @@ impl Core {
 
     fn carry_out(&mut self, hub: &Rc<Hub>, effect: Effect) {
         match effect {
-            Effect::Output(conn) => self.output(hub, conn),
-            Effect::Close(conn) => self.close_after_output(hub, conn),
-            Effect::Pause(conn) => {
-                if let Some(client) = self.clients.get(conn) {
-                    client.paused = true;
-                    // The brain judged before its output was written. If the socket took all of it, nobody
-                    // else would tell the brain, and the pause would never end.
-                    if !client.blocked && self.router.output(conn).is_none_or(|out| out.is_empty())
-                    {
-                        self.drained.push(conn);
-                    }
-                }
-            }
-            Effect::Resume(conn) => {
-                if let Some(client) = self.clients.get(conn).filter(|client| !client.closing) {
-                    client.paused = false;
-                    if let Some(reader) = client.paused_reader.take() {
-                        reader.wake();
-                    }
-                }
-            }
+            Effect::Output(conn) => write::output(self, hub, conn),
+            Effect::Close(conn) => write::close_after_output(self, hub, conn),
+            Effect::Pause(conn) => self.pause(conn),
+            Effect::Resume(conn) => self.resume(conn),
             Effect::Dial { link, address } => {
                 tokio::task::spawn_local(dial(hub.clone(), link, address));
             }
