@@ -12,8 +12,9 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("kvorum-raft", &["base"]),
     ("kvorum-kv", &["base", "resp"]),
     ("kvorum-cluster", &["base"]),
-    ("kvorum-node", &["base", "resp", "raft", "kv"]),
-    ("kvorum-router", &["base", "resp", "kv"]),
+    ("kvorum-clients", &["base", "resp", "kv"]),
+    ("kvorum-node", &["base", "resp", "raft", "kv", "clients"]),
+    ("kvorum-router", &["base", "resp", "kv", "clients"]),
     (
         "kvorum-server",
         &["base", "resp", "raft", "kv", "node", "router"],
@@ -27,7 +28,9 @@ const HOUSE: &[(&str, &[&str])] = &[
 ];
 
 /// No socket, file, thread, clock or randomness of their own.
-const PURE: &[&str] = &["base", "resp", "raft", "kv", "cluster", "node", "router"];
+const PURE: &[&str] = &[
+    "base", "resp", "raft", "kv", "clients", "cluster", "node", "router",
+];
 
 /// Rooms that are as pure, in crates that are not.
 const PURE_ROOMS: &[&str] = &["crates/mapreduce/src/coordinator"];

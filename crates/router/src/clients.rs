@@ -1,55 +1,14 @@
 //! One entry a client connection, and the table of them.
 
 use kvorum_base::ConnId;
-use kvorum_resp::{Connection, Outcome, Replies, Version};
+use kvorum_clients::{Places, Profile};
+use kvorum_resp::{Connection, Outcome, Replies};
 
 use crate::event::Effect;
 use crate::limits::{
     CLIENT_HELD_BYTES_MAX, CLIENT_REQUEST_BYTES_MAX, CLIENT_REQUESTS_MAX, OUTPUT_BYTES_MAX,
     OUTPUT_BYTES_PAUSE,
 };
-
-/// What a connection is and says of itself.
-#[derive(Debug)]
-pub(crate) struct Profile {
-    pub(crate) conn: ConnId,
-    /// Its number for CLIENT ID; never reused while the router runs.
-    pub(crate) serial: u64,
-    /// Where it comes from.
-    pub(crate) address: String,
-    pub(crate) name: Vec<u8>,
-    pub(crate) lib_name: Vec<u8>,
-    pub(crate) lib_ver: Vec<u8>,
-    opened_tick: u64,
-    active_tick: u64,
-    /// The last command, for CLIENT LIST.
-    last_command: &'static str,
-    /// The protocol version that it speaks, for CLIENT LIST.
-    pub(crate) protocol: u8,
-}
-
-impl Profile {
-    /// Its line in CLIENT LIST.
-    pub(crate) fn line(&self, now_tick: u64) -> String {
-        /// A tick is 10 ms; nothing is decided by these figures.
-        const TICKS_PER_SECOND: u64 = 100;
-        let seconds = |since: u64| now_tick.saturating_sub(since) / TICKS_PER_SECOND;
-        format!(
-            "id={} addr={} laddr= fd=0 name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
-             multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
-             omem=0 tot-mem=0 events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}",
-            self.serial,
-            self.address,
-            String::from_utf8_lossy(&self.name),
-            seconds(self.opened_tick),
-            seconds(self.active_tick),
-            self.last_command,
-            self.protocol,
-            String::from_utf8_lossy(&self.lib_name),
-            String::from_utf8_lossy(&self.lib_ver),
-        )
-    }
-}
 
 /// One client.
 #[derive(Debug)]
@@ -74,18 +33,7 @@ impl Client {
         let mut connection = Connection::new();
         connection.set_authenticated(authenticated);
         Self {
-            profile: Profile {
-                conn,
-                serial,
-                address: address.to_owned(),
-                name: Vec::new(),
-                lib_name: Vec::new(),
-                lib_ver: Vec::new(),
-                opened_tick: now_tick,
-                active_tick: now_tick,
-                last_command: "NULL",
-                protocol: Version::Resp2.number(),
-            },
+            profile: Profile::new(conn, serial, address, now_tick),
             connection,
             request_bytes: 0,
             is_sweeping: false,
@@ -94,6 +42,11 @@ impl Client {
             touched: false,
             paused: false,
         }
+    }
+
+    /// What HELLO and RESET change.
+    pub(crate) fn parts(&mut self) -> (&mut Connection, &mut Profile) {
+        (&mut self.connection, &mut self.profile)
     }
 
     /// It sent this command at this tick.
@@ -143,88 +96,54 @@ impl Client {
     }
 }
 
-/// A place in the table, which the shell numbers.
-#[derive(Debug, Default)]
-struct Place {
-    generation: u32,
-    client: Option<Box<Client>>,
-}
-
 /// All clients of a router.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    places: Vec<Place>,
+    places: Places<Client>,
     /// Clients that may have output, be full or closing, or go on with what was kept; each once.
     touched: Vec<ConnId>,
-    count: u64,
-    next_serial: u64,
     /// Error replies since the start.
     pub(crate) errors: u64,
 }
 
 impl Clients {
     pub(crate) fn count(&self) -> u64 {
-        self.count
+        self.places.count()
     }
 
     /// How many there have been.
     pub(crate) fn opened(&self) -> u64 {
-        self.next_serial
+        self.places.opened()
     }
 
     pub(crate) fn open(&mut self, conn: ConnId, address: &str, authenticated: bool, now_tick: u64) {
-        let at = conn.index as usize;
-        if self.places.len() <= at {
-            self.places.resize_with(at + 1, Place::default);
-        }
-        self.next_serial += 1;
-        let client = Client::new(conn, self.next_serial, address, authenticated, now_tick);
-        let place = &mut self.places[at];
-        assert!(place.client.is_none(), "connection {conn} was opened twice");
-        *place = Place {
-            generation: conn.generation,
-            client: Some(Box::new(client)),
-        };
-        self.count += 1;
+        self.places.open(conn, |serial| {
+            Client::new(conn, serial, address, authenticated, now_tick)
+        });
     }
 
     pub(crate) fn close(&mut self, conn: ConnId) {
-        if let Some(place) = self.place(conn)
-            && place.client.take().is_some()
-        {
-            self.count -= 1;
-        }
-    }
-
-    fn place(&mut self, conn: ConnId) -> Option<&mut Place> {
-        self.places
-            .get_mut(conn.index as usize)
-            .filter(|place| place.generation == conn.generation)
+        self.places.close(conn);
     }
 
     pub(crate) fn get_mut(&mut self, conn: ConnId) -> Option<&mut Client> {
-        self.place(conn)?.client.as_deref_mut()
+        self.places.get_mut(conn)
     }
 
     /// Takes a client out while its requests are run; [`Self::put_back`] ends that.
     pub(crate) fn take(&mut self, conn: ConnId) -> Option<Box<Client>> {
-        self.place(conn)?.client.take()
+        self.places.take(conn)
     }
 
     pub(crate) fn put_back(&mut self, client: Box<Client>) {
         let conn = client.profile.conn;
-        let place = self
-            .place(conn)
-            .expect("a client that was taken out has its place");
-        place.client = Some(client);
+        self.places.put_back(conn, client);
         self.touch(conn);
     }
 
     /// All clients but one that is taken out.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Client> {
-        self.places
-            .iter()
-            .filter_map(|place| place.client.as_deref())
+        self.places.iter()
     }
 
     /// Answers request `seq` of a client, if it is still there.

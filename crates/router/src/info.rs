@@ -5,10 +5,9 @@
 
 use std::fmt::Write as _;
 
-use crate::status::Status;
+use kvorum_clients::handshake::REDIS_VERSION;
 
-/// The version of Redis whose replies these are.
-pub(crate) const REDIS_VERSION: &str = "7.2.4";
+use crate::status::Status;
 
 const SECTIONS: &[&str] = &[
     "server",

@@ -1,7 +1,8 @@
 //! One entry a client connection, and the table of them.
 
 use kvorum_base::{ConnId, GroupId};
-use kvorum_resp::{Connection, Outcome, Replies, Version};
+use kvorum_clients::{Places, Profile};
+use kvorum_resp::{Connection, Outcome, Replies};
 
 use super::gather::Gathers;
 use crate::effect::Effect;
@@ -9,48 +10,6 @@ use crate::group::batch::{BatchNumber, ReplyTo};
 use crate::limits::{
     CONNECTION_REQUESTS_MAX, HELD_BYTES_MAX, OUTPUT_BYTES_MAX, OUTPUT_BYTES_PAUSE,
 };
-
-/// What a connection is and says of itself.
-#[derive(Debug)]
-pub(crate) struct Profile {
-    pub(crate) conn: ConnId,
-    /// Its number for CLIENT ID; never reused while the node runs.
-    pub(crate) serial: u64,
-    /// Where it comes from.
-    pub(crate) address: String,
-    pub(crate) name: Vec<u8>,
-    pub(crate) lib_name: Vec<u8>,
-    pub(crate) lib_ver: Vec<u8>,
-    opened_tick: u64,
-    pub(crate) active_tick: u64,
-    /// The last command, for CLIENT LIST.
-    pub(crate) last_command: &'static str,
-    /// The protocol version that it speaks, for CLIENT LIST.
-    pub(crate) protocol: u8,
-}
-
-impl Profile {
-    /// Its line in CLIENT LIST.
-    pub(crate) fn line(&self, now_tick: u64) -> String {
-        /// Ticks of 10 ms are what every configuration uses; nothing is decided by these figures.
-        const TICKS_PER_SECOND: u64 = 100;
-        let seconds = |since: u64| now_tick.saturating_sub(since) / TICKS_PER_SECOND;
-        format!(
-            "id={} addr={} laddr= fd=0 name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
-             multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 \
-             omem=0 tot-mem=0 events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}",
-            self.serial,
-            self.address,
-            String::from_utf8_lossy(&self.name),
-            seconds(self.opened_tick),
-            seconds(self.active_tick),
-            self.last_command,
-            self.protocol,
-            String::from_utf8_lossy(&self.lib_name),
-            String::from_utf8_lossy(&self.lib_ver),
-        )
-    }
-}
 
 /// One client.
 #[derive(Debug)]
@@ -76,18 +35,7 @@ impl Client {
         let mut connection = Connection::new();
         connection.set_authenticated(authenticated);
         Self {
-            profile: Profile {
-                conn,
-                serial,
-                address: address.to_owned(),
-                name: Vec::new(),
-                lib_name: Vec::new(),
-                lib_ver: Vec::new(),
-                opened_tick: now_tick,
-                active_tick: now_tick,
-                last_command: "NULL",
-                protocol: Version::Resp2.number(),
-            },
+            profile: Profile::new(conn, serial, address, now_tick),
             connection,
             writes: Vec::new(),
             unanswered_reads: 0,
@@ -97,6 +45,11 @@ impl Client {
             touched: false,
             paused: false,
         }
+    }
+
+    /// What HELLO and RESET change.
+    pub(crate) fn parts(&mut self) -> (&mut Connection, &mut Profile) {
+        (&mut self.connection, &mut self.profile)
     }
 
     /// If it sends no more it is closed once all is answered; what is held, and what is kept behind it, comes
@@ -137,21 +90,12 @@ impl Client {
     }
 }
 
-/// A place in the table, which the shell numbers.
-#[derive(Debug, Default)]
-struct Place {
-    generation: u32,
-    client: Option<Box<Client>>,
-}
-
 /// All clients of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    places: Vec<Place>,
+    places: Places<Client>,
     /// Connections that may have output, or be full, or be closing; each once.
     touched: Vec<ConnId>,
-    count: u64,
-    next_serial: u64,
     now_tick: u64,
     /// Requests that several groups answer.
     pub(crate) gathers: Gathers,
@@ -169,60 +113,32 @@ impl Table {
     }
 
     pub(crate) fn count(&self) -> u64 {
-        self.count
+        self.places.count()
     }
 
     pub(crate) fn open(&mut self, conn: ConnId, address: &str, authenticated: bool) {
-        let at = conn.index as usize;
-        if self.places.len() <= at {
-            self.places.resize_with(at + 1, Place::default);
-        }
-        self.next_serial += 1;
-        let client = Client::new(
-            conn,
-            self.next_serial,
-            address,
-            authenticated,
-            self.now_tick,
-        );
-        let place = &mut self.places[at];
-        assert!(place.client.is_none(), "connection {conn} was opened twice");
-        *place = Place {
-            generation: conn.generation,
-            client: Some(Box::new(client)),
-        };
-        self.count += 1;
+        let now_tick = self.now_tick;
+        self.places.open(conn, |serial| {
+            Client::new(conn, serial, address, authenticated, now_tick)
+        });
     }
 
     pub(crate) fn close(&mut self, conn: ConnId) {
-        if let Some(place) = self.place(conn)
-            && place.client.take().is_some()
-        {
-            self.count -= 1;
-        }
-    }
-
-    fn place(&mut self, conn: ConnId) -> Option<&mut Place> {
-        self.places
-            .get_mut(conn.index as usize)
-            .filter(|place| place.generation == conn.generation)
+        self.places.close(conn);
     }
 
     pub(crate) fn get_mut(&mut self, conn: ConnId) -> Option<&mut Client> {
-        self.place(conn)?.client.as_deref_mut()
+        self.places.get_mut(conn)
     }
 
     /// Takes a client out while its requests are run; [`Self::put_back`] ends that.
     pub(crate) fn take(&mut self, conn: ConnId) -> Option<Box<Client>> {
-        self.place(conn)?.client.take()
+        self.places.take(conn)
     }
 
     pub(crate) fn put_back(&mut self, client: Box<Client>) {
         let conn = client.profile.conn;
-        let place = self
-            .place(conn)
-            .expect("a client that was taken out has its place");
-        place.client = Some(client);
+        self.places.put_back(conn, client);
         self.touch(conn);
     }
 
@@ -231,8 +147,8 @@ impl Table {
         &'a self,
         taken: &'a Profile,
     ) -> impl Iterator<Item = &'a Profile> {
-        let others = self.places.iter().filter_map(|place| place.client.as_ref());
-        others.map(|client| &client.profile).chain([taken])
+        let others = self.places.iter().map(|client| &client.profile);
+        others.chain([taken])
     }
 
     /// Answers request `seq` of a connection. The answer is computed also when the client has gone:

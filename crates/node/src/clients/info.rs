@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::status::{GroupStatus, Status};
 
-use super::handshake::REDIS_VERSION;
+use kvorum_clients::handshake::REDIS_VERSION;
 
 /// The sections, in order, and whether plain INFO shows them.
 const SECTIONS: &[(&str, bool)] = &[

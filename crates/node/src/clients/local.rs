@@ -1,13 +1,14 @@
 //! Commands that a node answers by itself, without the keyspace.
 
 use kvorum_base::Slot;
+use kvorum_clients::{Profile, command, handshake};
 use kvorum_kv::{NodeCommand, Spread};
 use kvorum_resp::number::parse_integer;
-use kvorum_resp::{Args, Replies, Version};
+use kvorum_resp::{Args, Replies};
 
-use super::connections::{Client, Profile};
+use super::connections::Client;
 use super::face::{self, Facts};
-use super::{client_command, config_command, handshake, info, links};
+use super::{config_command, info, links};
 use crate::group::batch::ReplyTo;
 use crate::group::waits::Wait;
 use crate::node::Node;
@@ -28,7 +29,7 @@ pub(crate) fn run(
             client.connection.close_after(seq);
             client.connection.reply(seq, |replies| replies.ok());
         }
-        Is::Reset => reset(node, client, seq),
+        Is::Reset => handshake::reset(client.parts(), seq, node.shared.config.password.as_deref()),
         Is::ClientReply => client_reply(client, seq, args),
         Is::ClientKill => client_kill(node, client, seq, args),
         Is::Wait => wait(node, client, seq, args),
@@ -57,16 +58,23 @@ fn answer(
     let (config, table) = (&node.shared.config, &node.shared.table);
     match command {
         Is::Ping => ping(args, replies),
-        Is::Select => handshake::select(args, replies),
+        Is::Select => select(args, replies),
         Is::ClientId => replies.integer(profile.serial as i64),
-        Is::ClientGetname => client_command::getname(profile, replies),
-        Is::ClientSetname => client_command::setname(profile, args, replies),
-        Is::ClientSetinfo => client_command::setinfo(profile, args, replies),
+        Is::ClientGetname => command::getname(profile, replies),
+        Is::ClientSetname => command::setname(profile, args, replies),
+        Is::ClientSetinfo => command::setinfo(profile, args, replies),
         Is::ClientInfo => {
             replies.verbatim("txt", &format!("{}\n", profile.line(table.now_tick())));
         }
-        Is::ClientList => client_command::list(profile, table, args, replies),
-        Is::ClientNoEvict | Is::ClientNoTouch => client_command::on_or_off(args, replies),
+        Is::ClientList => {
+            command::list(
+                table.profiles_with(profile),
+                table.now_tick(),
+                args,
+                replies,
+            );
+        }
+        Is::ClientNoEvict | Is::ClientNoTouch => command::on_or_off(args, replies),
         Is::Info => {
             let wanted: Vec<String> = (args.iter().skip(1))
                 .map(|section| String::from_utf8_lossy(section).to_ascii_lowercase())
@@ -110,55 +118,43 @@ fn ping(args: Args<'_>, replies: &mut Replies<'_>) {
 }
 
 fn auth(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
-    let result = handshake::auth(&node.shared.config, args);
+    let result = handshake::auth(node.shared.config.password.as_deref(), args);
     if result.is_ok() {
         client.connection.set_authenticated(true);
     }
     client.connection.reply(seq, |replies| match result {
         Ok(()) => replies.ok(),
-        Err(text) => replies.error(&text),
+        Err(text) => replies.error(text),
     });
 }
 
 fn hello(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
-    match handshake::hello(client, &node.shared.config, args) {
-        Ok(hello) => {
-            match hello.version {
-                Some(3) => client.connection.set_version(seq, Version::Resp3),
-                Some(_) => client.connection.set_version(seq, Version::Resp2),
-                None => {}
-            }
-            let version = client.connection.version(seq).number();
-            client.profile.protocol = version;
-            let profile = &client.profile;
-            client.connection.reply(seq, |replies| {
-                handshake::hello_reply(profile, version, replies);
-            });
-        }
-        Err(text) => {
-            client
-                .connection
-                .reply(seq, |replies| replies.error_bytes(&text));
-        }
+    let password = node.shared.config.password.as_deref();
+    let result = handshake::hello(client.parts(), seq, (password, "cluster"), args);
+    if let Err(text) = result {
+        client
+            .connection
+            .reply(seq, |replies| replies.error_bytes(&text));
     }
 }
 
-fn reset(node: &Node, client: &mut Client, seq: u32) {
-    client.profile.name.clear();
-    client.profile.protocol = Version::Resp2.number();
-    client
-        .connection
-        .set_authenticated(node.shared.config.password.is_none());
-    client.connection.set_version(seq, Version::Resp2);
-    client.connection.reset_reply_mode(seq);
-    client
-        .connection
-        .reply(seq, |replies| replies.simple("RESET"));
+/// SELECT: a cluster has one database.
+fn select(args: Args<'_>, replies: &mut Replies<'_>) {
+    const LOWEST: i64 = i32::MIN as i64;
+    const HIGHEST: i64 = i32::MAX as i64;
+    match parse_integer(args.get(1)) {
+        Some(0) => replies.ok(),
+        Some(LOWEST..=HIGHEST) => replies.error("ERR SELECT is not allowed in cluster mode"),
+        Some(_) => replies.error(&format!(
+            "ERR value is out of range, value must between {LOWEST} and {HIGHEST}"
+        )),
+        None => replies.error("ERR value is not an integer or out of range"),
+    }
 }
 
 /// What CLIENT REPLY does takes effect with its own reply.
 fn client_reply(client: &mut Client, seq: u32, args: Args<'_>) {
-    match client_command::reply_mode(args) {
+    match command::reply_mode(args) {
         Some(mode) => {
             client.connection.set_reply_mode(seq, mode);
             client.connection.reply(seq, |replies| replies.ok());
@@ -180,7 +176,7 @@ fn client_kill(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
     } = client;
     let table = &mut node.shared.table;
     connection.reply(seq, |replies| {
-        killed = client_command::kill(profile, table, args, replies);
+        killed = command::kill(profile.conn, table.profiles_with(profile), args, replies);
     });
     for conn in killed {
         if conn == profile.conn {

@@ -6,16 +6,14 @@
 //! - [`waiting`]: requests that wait for a primary;
 //! - [`links`]: the connections of routers, and requests about slots instead of keys;
 //! - [`local`]: commands that the node answers by itself;
-//! - [`handshake`], [`client_command`], [`config_command`], [`info`]: these commands;
+//! - [`config_command`], [`info`]: these commands; what a router has as well is in [`kvorum_clients`];
 //! - [`face`]: the face of a Redis Cluster.
 
-pub(crate) mod client_command;
 pub(crate) mod config_command;
 pub(crate) mod connections;
 pub(crate) mod face;
 pub(crate) mod gate;
 pub(crate) mod gather;
-pub(crate) mod handshake;
 pub(crate) mod info;
 pub(crate) mod links;
 pub(crate) mod local;

@@ -5,12 +5,12 @@ use kvorum_kv::printed;
 use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies, ReplyMode};
 
-use super::connections::{Profile, Table};
+use crate::SYNTAX;
+use crate::profile::Profile;
 
-const SYNTAX: &str = "ERR syntax error";
-
-/// What CLIENT REPLY asks for.
-pub(crate) fn reply_mode(args: Args<'_>) -> Option<ReplyMode> {
+/// What CLIENT REPLY asks for; `None` if that is wrong.
+#[must_use]
+pub fn reply_mode(args: Args<'_>) -> Option<ReplyMode> {
     match args.get(2).to_ascii_lowercase().as_slice() {
         b"on" => Some(ReplyMode::On),
         b"off" => Some(ReplyMode::Off),
@@ -20,7 +20,7 @@ pub(crate) fn reply_mode(args: Args<'_>) -> Option<ReplyMode> {
 }
 
 /// CLIENT GETNAME.
-pub(crate) fn getname(profile: &Profile, replies: &mut Replies<'_>) {
+pub fn getname(profile: &Profile, replies: &mut Replies<'_>) {
     if profile.name.is_empty() {
         replies.null();
     } else {
@@ -33,8 +33,11 @@ fn is_printable(text: &[u8]) -> bool {
     text.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }
 
-/// Says why something cannot be a connection's name.
-pub(crate) fn check_name(name: &[u8]) -> Result<(), &'static str> {
+/// Whether something can be a connection's name.
+///
+/// # Errors
+/// The reply, if it cannot.
+pub fn check_name(name: &[u8]) -> Result<(), &'static str> {
     if is_printable(name) {
         Ok(())
     } else {
@@ -43,7 +46,7 @@ pub(crate) fn check_name(name: &[u8]) -> Result<(), &'static str> {
 }
 
 /// CLIENT SETNAME.
-pub(crate) fn setname(profile: &mut Profile, args: Args<'_>, replies: &mut Replies<'_>) {
+pub fn setname(profile: &mut Profile, args: Args<'_>, replies: &mut Replies<'_>) {
     match check_name(args.get(2)) {
         Ok(()) => {
             profile.name = args.get(2).to_vec();
@@ -54,7 +57,7 @@ pub(crate) fn setname(profile: &mut Profile, args: Args<'_>, replies: &mut Repli
 }
 
 /// CLIENT SETINFO.
-pub(crate) fn setinfo(profile: &mut Profile, args: Args<'_>, replies: &mut Replies<'_>) {
+pub fn setinfo(profile: &mut Profile, args: Args<'_>, replies: &mut Replies<'_>) {
     let (option, value) = (args.get(2).to_ascii_lowercase(), args.get(3));
     let field = match option.as_slice() {
         b"lib-name" => &mut profile.lib_name,
@@ -87,15 +90,20 @@ fn is_normal(name: &[u8]) -> Result<bool, Vec<u8>> {
     }
 }
 
-/// CLIENT LIST.
-pub(crate) fn list(profile: &Profile, table: &Table, args: Args<'_>, replies: &mut Replies<'_>) {
+/// CLIENT LIST, of these connections.
+pub fn list<'a>(
+    all: impl Iterator<Item = &'a Profile>,
+    now_tick: u64,
+    args: Args<'_>,
+    replies: &mut Replies<'_>,
+) {
     match wanted_ids(args) {
         Ok(wanted) => {
             let mut text = String::new();
-            for other in table.profiles_with(profile) {
-                let serial = i64::try_from(other.serial).unwrap_or(i64::MAX);
+            for profile in all {
+                let serial = i64::try_from(profile.serial).unwrap_or(i64::MAX);
                 if wanted.as_ref().is_none_or(|ids| ids.contains(&serial)) {
-                    text += &other.line(table.now_tick());
+                    text += &profile.line(now_tick);
                     text.push('\n');
                 }
             }
@@ -123,16 +131,15 @@ fn wanted_ids(args: Args<'_>) -> Result<Option<Vec<i64>>, Vec<u8>> {
     }
 }
 
-/// CLIENT KILL: replies, and names the connections to close.
-pub(crate) fn kill(
-    profile: &Profile,
-    table: &Table,
+/// CLIENT KILL by one of these connections: replies, and names those to close.
+pub fn kill<'a>(
+    own: ConnId,
+    mut all: impl Iterator<Item = &'a Profile>,
     args: Args<'_>,
     replies: &mut Replies<'_>,
 ) -> Vec<ConnId> {
     if args.len() == 3 {
-        let found = table
-            .profiles_with(profile)
+        let found = all
             .find(|other| other.address.as_bytes() == args.get(2))
             .map(|other| other.conn);
         match found {
@@ -148,10 +155,9 @@ pub(crate) fn kill(
             return Vec::new();
         }
     };
-    let killed: Vec<ConnId> = table
-        .profiles_with(profile)
+    let killed: Vec<ConnId> = all
         .filter(|other| filter.takes(other))
-        .filter(|other| !(filter.skip_me && other.conn == profile.conn))
+        .filter(|other| !(filter.skip_me && other.conn == own))
         .map(|other| other.conn)
         .collect();
     replies.integer(killed.len() as i64);
@@ -213,11 +219,11 @@ impl<'a> KillFilter<'a> {
 }
 
 /// CLIENT NO-EVICT and NO-TOUCH: nothing is evicted or aged here, whoever asks.
-pub(crate) fn on_or_off(args: Args<'_>, replies: &mut Replies<'_>) {
+pub fn on_or_off(args: Args<'_>, replies: &mut Replies<'_>) {
     let mode = args.get(2);
     if mode.eq_ignore_ascii_case(b"on") || mode.eq_ignore_ascii_case(b"off") {
         replies.ok();
     } else {
-        replies.error("ERR syntax error");
+        replies.error(SYNTAX);
     }
 }
