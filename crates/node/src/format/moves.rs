@@ -67,6 +67,21 @@ pub struct Piece<'a> {
     pub bytes: &'a [u8],
 }
 
+/// A whole stream, and what must come of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Whole {
+    /// The move.
+    pub id: MoveId,
+    /// The stream.
+    pub attempt: u32,
+    /// How many pieces it had.
+    pub pieces: u64,
+    /// The hash of the slots at the source.
+    pub hash: u64,
+    /// The clock of the source when it sealed them.
+    pub clock: UnixMillis,
+}
+
 /// What a group's log says of a move.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MoveEntry<'a> {
@@ -91,18 +106,7 @@ pub enum MoveEntry<'a> {
         attempt: u32,
     },
     /// The target serves the slots, if all of the stream is there.
-    Received {
-        /// The move.
-        id: MoveId,
-        /// The stream.
-        attempt: u32,
-        /// How many pieces it had.
-        pieces: u64,
-        /// The hash of the slots at the source.
-        hash: u64,
-        /// The clock of the source when it sealed them.
-        clock: UnixMillis,
-    },
+    Received(Whole),
     /// The target will never have them by this move.
     Refused {
         /// The move.
@@ -157,17 +161,9 @@ pub fn put_entry(out: &mut Vec<u8>, entry: &MoveEntry<'_>) {
             out.push(3);
             put_numbers(out, &[id.0, u64::from(*attempt)]);
         }
-        MoveEntry::Received {
-            id,
-            attempt,
-            pieces,
-            hash,
-            clock,
-        } => {
+        MoveEntry::Received(whole) => {
             out.push(4);
-            put_numbers(out, &[id.0, u64::from(*attempt), *pieces]);
-            out.extend_from_slice(&hash.to_le_bytes());
-            out.extend_from_slice(&clock.get().to_le_bytes());
+            put_whole(out, whole);
         }
         MoveEntry::Refused { id } => put_lone(out, 5, *id),
         MoveEntry::Returned { id } => put_lone(out, 6, *id),
@@ -180,6 +176,29 @@ pub fn put_entry(out: &mut Vec<u8>, entry: &MoveEntry<'_>) {
 fn put_lone(out: &mut Vec<u8>, kind: u8, id: MoveId) {
     out.push(kind);
     put_varint(out, id.0);
+}
+
+fn put_whole(out: &mut Vec<u8>, whole: &Whole) {
+    let Whole {
+        id,
+        attempt,
+        pieces,
+        hash,
+        clock,
+    } = whole;
+    put_numbers(out, &[id.0, u64::from(*attempt), *pieces]);
+    out.extend_from_slice(&hash.to_le_bytes());
+    out.extend_from_slice(&clock.get().to_le_bytes());
+}
+
+fn read_whole(reader: &mut Reader<'_>) -> Result<Whole, Malformed> {
+    Ok(Whole {
+        id: read_move(reader)?,
+        attempt: read_attempt(reader)?,
+        pieces: super::read_count(reader, "pieces")?,
+        hash: reader.u64("hash")?,
+        clock: read_clock(reader)?,
+    })
 }
 
 /// Appends a piece: to an entry, or to a message that carries it there.
@@ -249,13 +268,7 @@ pub fn read_entry<'a>(reader: &mut Reader<'a>) -> Result<MoveEntry<'a>, Malforme
             id: read_move(reader)?,
             attempt: read_attempt(reader)?,
         },
-        4 => MoveEntry::Received {
-            id: read_move(reader)?,
-            attempt: read_attempt(reader)?,
-            pieces: super::read_count(reader, "pieces")?,
-            hash: reader.u64("hash")?,
-            clock: read_clock(reader)?,
-        },
+        4 => MoveEntry::Received(read_whole(reader)?),
         5 => MoveEntry::Refused {
             id: read_move(reader)?,
         },
@@ -302,18 +315,7 @@ pub enum MoveNote {
         bytes: Bytes,
     },
     /// That was all.
-    Finish {
-        /// The move.
-        id: MoveId,
-        /// The stream.
-        attempt: u32,
-        /// How many pieces it had.
-        pieces: u64,
-        /// The hash of the slots.
-        hash: u64,
-        /// The clock when they were sealed.
-        clock: UnixMillis,
-    },
+    Finish(Whole),
     /// How far are you?
     Ask {
         /// The move.
@@ -372,17 +374,9 @@ pub fn put_message(out: &mut Vec<u8>, message: &MoveMessage) {
             put_varint(out, *room);
             put_block(out, bytes);
         }
-        MoveNote::Finish {
-            id,
-            attempt,
-            pieces,
-            hash,
-            clock,
-        } => {
+        MoveNote::Finish(whole) => {
             out.push(2);
-            put_numbers(out, &[id.0, u64::from(*attempt), *pieces]);
-            out.extend_from_slice(&hash.to_le_bytes());
-            out.extend_from_slice(&clock.get().to_le_bytes());
+            put_whole(out, whole);
         }
         MoveNote::Ask { id, refuse } => {
             put_lone(out, 3, *id);
@@ -419,13 +413,7 @@ pub fn read_message(reader: &mut Reader<'_>) -> Result<MoveMessage, Malformed> {
             room: reader.varint("bytes of the slots")?,
             bytes: Bytes::copy_from_slice(reader.block("piece")?),
         },
-        2 => MoveNote::Finish {
-            id: read_move(reader)?,
-            attempt: read_attempt(reader)?,
-            pieces: super::read_count(reader, "pieces")?,
-            hash: reader.u64("hash")?,
-            clock: read_clock(reader)?,
-        },
+        2 => MoveNote::Finish(read_whole(reader)?),
         3 => MoveNote::Ask {
             id: read_move(reader)?,
             refuse: read_flag(reader, "refuse")?,

@@ -170,22 +170,7 @@ impl Group {
             MoveNote::Piece { room, bytes } => {
                 self.piece_arrived(from, message.from, (*room, bytes), shared);
             }
-            MoveNote::Finish {
-                id,
-                attempt,
-                pieces,
-                hash,
-                clock,
-            } => {
-                let received = MoveEntry::Received {
-                    id: *id,
-                    attempt: *attempt,
-                    pieces: *pieces,
-                    hash: *hash,
-                    clock: *clock,
-                };
-                self.finish_arrived(from, message.from, &received, shared);
-            }
+            MoveNote::Finish(whole) => self.finish_arrived(from, message.from, *whole, shared),
             MoveNote::Ask { id, refuse } => {
                 self.asked(from, message.from, *id, *refuse, shared);
             }

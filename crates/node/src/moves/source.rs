@@ -16,7 +16,7 @@ use kvorum_kv::{Delta, Frozen};
 
 use super::state::{Outgoing, Sealed};
 use crate::format::delta::put_change;
-use crate::format::moves::{MoveEntry, MoveNote, Piece, Progress, put_piece};
+use crate::format::moves::{MoveEntry, MoveNote, Piece, Progress, Whole, put_piece};
 use crate::group::Group;
 use crate::limits::{
     MOVE_ASK_TICKS, MOVE_HEARD_TICKS, MOVE_PIECE_BYTES, MOVE_RETRY_TICKS, MOVE_ROUNDS_FREE,
@@ -275,13 +275,13 @@ impl Group {
     ) {
         let is_there = source.is_confirmed() || shared.config.planted.has(Bug::ReceivedUnchecked);
         if source.is_made && is_there && self.driver.is_due(id, 6, shared.now_tick) {
-            let finish = MoveNote::Finish {
+            let finish = MoveNote::Finish(Whole {
                 id,
                 attempt: out.attempt,
                 pieces: source.next,
                 hash: sealed.hash,
                 clock: sealed.clock,
-            };
+            });
             self.tell(node, out.to, finish, shared);
         }
     }

@@ -31,7 +31,7 @@ use kvorum_base::{Bug, GroupId, MoveId, Planted, Reader, Slot, SlotSet, UnixMill
 use kvorum_kv::{Change, Keyspace, SessionChange};
 
 use crate::format::delta::read_change;
-use crate::format::moves::{MoveEntry, Piece};
+use crate::format::moves::{MoveEntry, Piece, Whole};
 
 /// A move whose slots this group had, and its log has not seen the end of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -165,13 +165,7 @@ impl Moves {
             } => self.sending(keyspace, id, attempt, to, slots),
             MoveEntry::Stage(piece) => self.stage(keyspace, piece),
             MoveEntry::Sealed { id, attempt } => self.seal(keyspace, id, attempt),
-            MoveEntry::Received {
-                id,
-                attempt,
-                pieces,
-                hash,
-                clock,
-            } => self.receive(keyspace, id, (attempt, pieces), (hash, clock), planted),
+            MoveEntry::Received(whole) => self.receive(keyspace, whole, planted),
             MoveEntry::Refused { id } => self.refuse(keyspace, id),
             MoveEntry::Returned { id } => self.give_back(keyspace, id),
             MoveEntry::Cancelled { id } => self.cancel(keyspace, id, planted),
@@ -284,29 +278,23 @@ impl Moves {
         true
     }
 
-    fn receive(
-        &mut self,
-        keyspace: &mut Keyspace,
-        id: MoveId,
-        (attempt, pieces): (u32, u64),
-        (hash, clock): (u64, UnixMillis),
-        planted: Planted,
-    ) -> bool {
+    fn receive(&mut self, keyspace: &mut Keyspace, whole: Whole, planted: Planted) -> bool {
+        let id = whole.id;
         let Some(into) = self.incoming.get_mut(&id) else {
             return false;
         };
         let checks = !planted.has(Bug::ReceivedUnchecked);
-        if checks && ((into.attempt, into.next) != (attempt, pieces) || into.broken) {
+        if checks && ((into.attempt, into.next) != (whole.attempt, whole.pieces) || into.broken) {
             return false;
         }
-        let is_whole = into.partial.is_empty() && keyspace.slots_hash(&into.slots) == hash;
+        let is_whole = into.partial.is_empty() && keyspace.slots_hash(&into.slots) == whole.hash;
         if checks && !is_whole {
             into.broken = true;
             return true;
         }
         // Before anything of it can be seen: what was expired at the source stays expired.
-        if clock > keyspace.clock() && !planted.has(Bug::ClockStepsBack) {
-            keyspace.advance_clock(clock);
+        if whole.clock > keyspace.clock() && !planted.has(Bug::ClockStepsBack) {
+            keyspace.advance_clock(whole.clock);
         }
         for slot in into.slots.iter() {
             keyspace.set_served(slot, true);

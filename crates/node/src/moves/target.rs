@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use kvorum_base::{Bug, GroupId, Index, MoveId, NodeId, Reader};
 
-use crate::format::moves::{MoveEntry, MoveNote, Progress, read_piece};
+use crate::format::moves::{MoveEntry, MoveNote, Progress, Whole, read_piece};
 use crate::group::Group;
 use crate::limits::MOVE_UNCOMMITTED_BYTES;
 use crate::shared::Shared;
@@ -93,28 +93,21 @@ impl Group {
         &mut self,
         node: NodeId,
         source: GroupId,
-        received: &MoveEntry<'_>,
+        stream: Whole,
         shared: &mut Shared,
     ) {
-        let MoveEntry::Received {
-            id,
-            attempt,
-            pieces,
-            ..
-        } = received
-        else {
-            return;
-        };
         let whole = Progress::Staging {
-            attempt: *attempt,
-            next: *pieces,
+            attempt: stream.attempt,
+            next: stream.pieces,
         };
         let checks = !shared.config.planted.has(Bug::ReceivedUnchecked);
-        if checks && self.progress_of(*id) != whole {
-            return self.tell_progress(node, source, *id, shared);
+        if checks && self.progress_of(stream.id) != whole {
+            return self.tell_progress(node, source, stream.id, shared);
         }
-        if self.driver.is_due(*id, 9, shared.now_tick) && self.propose_move(received, shared) {
-            self.expect(*id, node, source);
+        let received = MoveEntry::Received(stream);
+        if self.driver.is_due(stream.id, 9, shared.now_tick) && self.propose_move(&received, shared)
+        {
+            self.expect(stream.id, node, source);
         }
     }
 
