@@ -4,8 +4,9 @@
 //! is `Copy`, ordered, and prints as its bare number.
 
 use std::fmt;
-use std::ops::{Add, AddAssign, Sub};
 
+/// A number as a type of its own.
+#[macro_export]
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $inner:ty) => {
         $(#[$doc])*
@@ -20,23 +21,25 @@ macro_rules! number {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&self.0, f)
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                ::std::fmt::Display::fmt(&self.0, f)
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&self.0, f)
+        impl ::std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                ::std::fmt::Display::fmt(&self.0, f)
             }
         }
     };
 }
 
+/// A number as a type of its own, which is counted up.
+#[macro_export]
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
-        number!($(#[$doc])* $name, u64);
+        $crate::number!($(#[$doc])* $name, u64);
 
         impl $name {
             /// The smallest value: "none yet".
@@ -58,21 +61,21 @@ macro_rules! counter {
             }
         }
 
-        impl Add<u64> for $name {
+        impl ::std::ops::Add<u64> for $name {
             type Output = Self;
             fn add(self, more: u64) -> Self {
                 Self(self.0 + more)
             }
         }
 
-        impl AddAssign<u64> for $name {
+        impl ::std::ops::AddAssign<u64> for $name {
             fn add_assign(&mut self, more: u64) {
                 self.0 += more;
             }
         }
 
         /// The distance between two values; zero where the right one is larger.
-        impl Sub for $name {
+        impl ::std::ops::Sub for $name {
             type Output = u64;
             fn sub(self, other: Self) -> u64 {
                 self.0.saturating_sub(other.0)
@@ -118,19 +121,6 @@ counter!(
     /// A move of slots from one shard to another: the index, in the shard manager's log, of the entry that
     /// opened it. Never reused. Zero is no move: what a slot has that never moved.
     MoveId
-);
-counter!(
-    /// A config of the shard manager: which shard should have which slot. The first is 0, each change makes
-    /// the next.
-    ConfigNumber
-);
-counter!(
-    /// An order of the shard manager to a group or node. Grows with every order, whoever it is for.
-    OrderNumber
-);
-counter!(
-    /// Who numbers its commands to the shard manager: the index of the entry that opened the issuer.
-    IssuerId
 );
 counter!(
     /// A Raft term (Raft paper, section 5.1).

@@ -21,8 +21,8 @@ pub mod slots;
 
 pub use cursor::{Malformed, Reader};
 pub use ids::{
-    ClusterId, ConfigNumber, ConnId, Epoch, GroupId, Index, IssuerId, MoveId, NodeId, OrderNumber,
-    ReplicaId, SessionId, Slot, Term, UnixMillis,
+    ClusterId, ConnId, Epoch, GroupId, Index, MoveId, NodeId, ReplicaId, SessionId, Slot, Term,
+    UnixMillis,
 };
 pub use planted::{Bug, Planted};
 pub use prng::Prng;

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use kvorum_base::NodeId;
 
 use crate::limits::ISSUERS_MAX;
+use crate::numbers::{MoveId, OrderNumber};
 use crate::orders::{Addressee, Order, Task};
 use crate::shards::{MANAGER, Shard, Stage};
 use crate::state::State;
-use kvorum_base::{MoveId, OrderNumber};
 
 impl State {
     /// Whether all invariants hold.

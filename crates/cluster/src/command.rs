@@ -9,10 +9,10 @@ use kvorum_base::{ClusterId, GroupId, Index, NodeId, ReplicaId};
 
 use crate::maps::Evidence;
 use crate::nodes::{Addresses, Capacity};
+use crate::numbers::{IssuerId, MoveId, OrderNumber};
 use crate::orders::Outcome;
 use crate::runs::SlotRuns;
 use crate::shards::Members;
-use kvorum_base::{IssuerId, MoveId, OrderNumber};
 
 /// A shard, as an operator or a program names it.
 #[derive(Clone, PartialEq, Eq, Debug)]

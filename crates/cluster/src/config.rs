@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use kvorum_base::{GroupId, NodeId};
 
 use crate::limits::{CONFIG_ITEMS_KEPT_MAX, CONFIGS_KEPT_MAX};
+use crate::numbers::ConfigNumber;
 use crate::rebalance::rebalance;
 use crate::runs::{SlotRuns, SlotTable};
-use kvorum_base::ConfigNumber;
 
 /// What a config says of a shard: how it came to be. It never changes, so it is right for all
 /// configs that have the shard.

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use kvorum_base::{GroupId, Malformed, NodeId, Slot, Term};
 
 use crate::codec::{open, seal};
+use crate::numbers::MoveId;
 use crate::state::State;
-use kvorum_base::MoveId;
 
 /// Who leads a group, as far as is heard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -15,13 +15,13 @@ use crate::issuers::Issuers;
 use crate::limits::{NODES_MAX, REPLICAS_MAX, SHARDS_MAX};
 use crate::maps::Owned;
 use crate::nodes::{Addresses, Capacity, Health, Node};
+use crate::numbers::OrderNumber;
 use crate::registry::addresses_are_sound;
 use crate::reply::Refusal;
 use crate::runs::SlotTable;
 use crate::sharding::name_is_sound;
 use crate::shards::{MANAGER, Replica, Role, Shard, Stage};
 use crate::state::{Counters, State};
-use kvorum_base::OrderNumber;
 
 /// A node of a plan.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use kvorum_base::Index;
 
 use crate::limits::ISSUERS_MAX;
+use crate::numbers::IssuerId;
 use crate::reply::{Refusal, Reply};
-use kvorum_base::IssuerId;
 
 /// What is remembered of an issuer.
 #[derive(Clone, PartialEq, Eq, Debug)]

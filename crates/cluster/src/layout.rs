@@ -15,11 +15,11 @@ use crate::hearsay::{Hearsay, Phase, Primary, Progress};
 use crate::issuers::{Issuer, Issuers};
 use crate::maps::{Evidence, Move, Owned};
 use crate::nodes::{Address, Addresses, Capacity, Health, Node};
+use crate::numbers::{ConfigNumber, IssuerId, MoveId, OrderNumber};
 use crate::orders::{Addressee, Order, Outcome, Task};
 use crate::reply::{Refusal, Reply};
 use crate::shards::{Change, Members, Replica, Role, Shard, Stage};
 use crate::state::{Counters, State};
-use kvorum_base::{ConfigNumber, IssuerId, MoveId, OrderNumber};
 
 macro_rules! ids {
     ($($name:ident),* $(,)?) => {$(

@@ -19,8 +19,8 @@
 
 use kvorum_base::{GroupId, Index};
 
+use crate::numbers::{MoveId, OrderNumber};
 use crate::runs::SlotRuns;
-use kvorum_base::{MoveId, OrderNumber};
 
 /// Who has a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -4,12 +4,12 @@ use kvorum_base::{GroupId, Index, Slot};
 
 use crate::limits::MOVE_SLOTS_MAX;
 use crate::maps::{Evidence, Move};
+use crate::numbers::MoveId;
 use crate::orders::{Addressee, Task};
 use crate::reply::{Refusal, Reply};
 use crate::runs::SlotRuns;
 use crate::shards::Stage;
 use crate::state::State;
-use kvorum_base::MoveId;
 
 impl State {
     /// Opens a move under the index of the command, if every slot is where it is said to be, is

@@ -18,8 +18,8 @@ use std::fmt;
 
 use kvorum_base::{GroupId, Index, NodeId, ReplicaId};
 
+use crate::numbers::MoveId;
 use crate::shards::Members;
-use kvorum_base::MoveId;
 
 /// Who has to carry an order out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

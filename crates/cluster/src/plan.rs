@@ -16,12 +16,12 @@ use kvorum_base::{GroupId, Slot};
 use crate::command::Command;
 use crate::hearsay::Hearsay;
 use crate::limits::{MOVE_BYTES_MAX, MOVE_SLOTS_MAX};
+use crate::numbers::MoveId;
 use crate::placement::replica_changes;
 use crate::primaries::transfers;
 use crate::runs::SlotRuns;
 use crate::shards::{MANAGER, Stage};
 use crate::state::State;
-use kvorum_base::MoveId;
 
 /// The commands that bring the state nearer to its aims, to be proposed in this order; none when all
 /// is as it should be or has been ordered. To be asked again when the state has changed, and now

@@ -16,11 +16,11 @@ use kvorum_base::{GroupId, Index, NodeId, ReplicaId};
 
 use crate::limits::REPLICAS_MAX;
 use crate::nodes::Health;
+use crate::numbers::OrderNumber;
 use crate::orders::{Addressee, Order, Outcome, Task};
 use crate::reply::{Refusal, Reply};
 use crate::shards::{Change, Members, Replica, Role, Shard, Stage};
 use crate::state::State;
-use kvorum_base::OrderNumber;
 
 impl State {
     pub(crate) fn change_replicas(

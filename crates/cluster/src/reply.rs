@@ -4,7 +4,7 @@ use std::fmt;
 
 use kvorum_base::{GroupId, Index, NodeId, ReplicaId, Slot};
 
-use kvorum_base::{ConfigNumber, IssuerId, MoveId, OrderNumber};
+use crate::numbers::{ConfigNumber, IssuerId, MoveId, OrderNumber};
 
 /// The answer to a command.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvorum_base::{GroupId, Index, NodeId, ReplicaId};
 
 use crate::config::Founding;
-use kvorum_base::OrderNumber;
+use crate::numbers::OrderNumber;
 
 /// The group of the shard manager.
 pub const MANAGER: GroupId = GroupId(0);

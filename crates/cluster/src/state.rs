@@ -18,11 +18,11 @@ use crate::issuers::Issuers;
 use crate::limits::{CHANGES_OPEN_DEFAULT, MOVES_OPEN_DEFAULT};
 use crate::maps::{Move, Owned};
 use crate::nodes::{Node, NodeState};
+use crate::numbers::{MoveId, OrderNumber};
 use crate::orders::{Addressee, Order, Task};
 use crate::reply::{Refusal, Reply};
 use crate::runs::{SlotRuns, SlotTable};
 use crate::shards::{MANAGER, Shard};
-use kvorum_base::{MoveId, OrderNumber};
 
 /// The ids to be given out next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
