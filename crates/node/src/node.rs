@@ -442,7 +442,6 @@ impl Node {
         }
         self.shared.counters.turns += 1;
         if self.serving() {
-            self.note_primaries();
             let own = self.shared.config.node;
             for message in std::mem::take(&mut self.shared.loopback) {
                 self.move_message(own, &message);
@@ -465,16 +464,6 @@ impl Node {
         }
         self.shared.table.flush(effects);
         self.shared.take_notes(effects);
-    }
-
-    fn note_primaries(&mut self) {
-        for group in &self.groups {
-            let primaries = &mut self.shared.primaries;
-            match group.primary() {
-                Some(node) => primaries.insert(group.id, node),
-                None => primaries.remove(&group.id),
-            };
-        }
     }
 
     fn note_append(&mut self, sealed: &[Effect]) {

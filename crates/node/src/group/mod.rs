@@ -377,8 +377,12 @@ impl Group {
         shared: &mut Shared,
     ) {
         let node = leader.and_then(|replica| self.raft.membership().nodes.get(&replica).copied());
-        if node.is_some() {
-            self.primary_hint = node;
+        match node {
+            Some(primary) => {
+                self.primary_hint = node;
+                shared.primaries.insert(self.id, primary);
+            }
+            None => drop(shared.primaries.remove(&self.id)),
         }
         if term > self.last_term {
             self.last_term = term;
