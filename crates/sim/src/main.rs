@@ -97,7 +97,7 @@ fn judge(args: &Args) -> ExitCode {
     println!("seeds {} to {last}", args.first);
     let next = AtomicU64::new(args.first);
     let (reports, received) = mpsc::channel::<(u64, Report)>();
-    let (mut coverage, mut failed) = (Coverage::default(), 0u64);
+    let (mut coverage, mut failures) = (Coverage::default(), Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..args.jobs.min(args.seeds) {
             let (next, reports) = (&next, reports.clone());
@@ -122,9 +122,8 @@ fn judge(args: &Args) -> ExitCode {
         for (seed, report) in received {
             coverage.merge(&report.coverage);
             if let Some(failure) = report.failure {
-                failed += 1;
                 println!("seed {seed}: FAILED {}: {}", failure.checker, failure.text);
-                println!("  cargo run --release -p kvorum-sim -- --seed {seed} --trace");
+                failures.push(seed);
             }
         }
     });
@@ -138,15 +137,20 @@ fn judge(args: &Args) -> ExitCode {
     }
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "{} seeds, {failed} failed; {} operations, {:.1} simulated hours, {:.0} events/s, {:.0} \
+        "{} seeds, {} failed; {} operations, {:.1} simulated hours, {:.0} events/s, {:.0} \
          seeds/minute",
         args.seeds,
+        failures.len(),
         coverage.operations,
         coverage.simulated_us as f64 / 3.6e9,
         coverage.events as f64 / seconds,
         args.seeds as f64 * 60.0 / seconds,
     );
-    if failed == 0 && missing.is_empty() {
+    // Said last: of a long output the end is what is kept.
+    for seed in &failures {
+        println!("  cargo run --release -p kvorum-sim -- --seed {seed} --trace");
+    }
+    if failures.is_empty() && missing.is_empty() {
         println!("PASSED");
         ExitCode::SUCCESS
     } else {
