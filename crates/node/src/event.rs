@@ -1,6 +1,8 @@
 //! Everything that can happen to a node. Coarse on purpose: what one socket read delivered, what one
 //! peer frame carried. An event per command would cost more than the command.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 
@@ -105,6 +107,8 @@ pub enum Control {
     Shutdown,
     /// These moves are open, and no others.
     Moves(MoveOrders),
+    /// The shard manager's state at some entry. An older one than is known is ignored.
+    Cluster(Arc<kvorum_cluster::State>),
     /// Take a snapshot of this group now.
     Snapshot {
         /// The group.

@@ -349,6 +349,7 @@ impl Node {
                 }
             }
             Control::Moves(orders) => self.shared.orders = orders.clone(),
+            Control::Cluster(cluster) => self.shared.learn(cluster),
             Control::Snapshot { group } => {
                 if let Some(group) = self.group_mut(*group) {
                     group.want_snapshot();

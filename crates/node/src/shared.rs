@@ -1,6 +1,7 @@
 //! What the groups of a node share: its clients, its log, its links, its clocks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kvorum_base::{GroupId, NodeId};
 
@@ -33,7 +34,9 @@ pub(crate) struct Shared {
     pub(crate) more_to_do: bool,
     /// Names the next snapshot file of this node.
     pub(crate) next_snapshot_number: u64,
-    /// What the shard manager wants.
+    /// The shard manager's state, the newest that was heard of.
+    pub(crate) cluster: Option<Arc<kvorum_cluster::State>>,
+    /// What it wants moved.
     pub(crate) orders: MoveOrders,
     /// Who leads the groups that have a replica here.
     pub(crate) primaries: BTreeMap<GroupId, NodeId>,
@@ -59,6 +62,7 @@ impl Shared {
             roles_changed: false,
             next_snapshot_number,
             more_to_do: false,
+            cluster: None,
             orders: MoveOrders::default(),
             primaries: BTreeMap::new(),
             loopback: Vec::new(),
@@ -72,6 +76,16 @@ impl Shared {
     pub(crate) fn primary_of(&self, group: GroupId) -> Option<NodeId> {
         let here = self.primaries.get(&group).copied();
         here.or_else(|| self.peers.primary_of(group).map(|(_, node)| node))
+    }
+
+    /// Takes the shard manager's state, unless a newer one is known. Every replica of the manager and every
+    /// node that watches has the same at the same entry.
+    pub(crate) fn learn(&mut self, cluster: &Arc<kvorum_cluster::State>) {
+        let known = self.cluster.as_ref();
+        if known.is_none_or(|known| known.applied() < cluster.applied()) {
+            self.orders = MoveOrders::of(cluster);
+            self.cluster = Some(Arc::clone(cluster));
+        }
     }
 
     /// Sends something about a move to the node that leads the other group, which may be this one.

@@ -27,6 +27,26 @@ pub struct MoveOrders {
 }
 
 impl MoveOrders {
+    /// What the shard manager has open at this entry of its log. A move's number is the index of the
+    /// entry that opened it, so that all up to now are either here or over.
+    #[must_use]
+    pub fn of(cluster: &kvorum_cluster::State) -> Self {
+        let order = |(id, open): (&MoveId, &kvorum_cluster::Move)| {
+            Some(MoveOrder {
+                id: *id,
+                slots: SlotSet::of_runs(open.slots.runs().iter().copied()),
+                // Nobody has slots to give away that nobody ever had.
+                from: open.from?,
+                to: open.to,
+                cancel: open.cancel_requested,
+            })
+        };
+        Self {
+            through: MoveId(cluster.applied().get()),
+            open: cluster.moves().iter().filter_map(order).collect(),
+        }
+    }
+
     /// The move with this number, if it is open.
     #[must_use]
     pub fn get(&self, id: MoveId) -> Option<&MoveOrder> {
