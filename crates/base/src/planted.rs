@@ -93,6 +93,8 @@ bugs! {
     ClockStepsBack = "clock-steps-back",
     /// A move is cancelled although its slots are sealed, and the target may have them.
     SealedCancelled = "sealed-cancelled",
+    /// A follower answers a read from its state as it is.
+    FollowerReadsUnasked = "follower-reads-unasked",
 }
 
 /// Which bug one has, if any: a replica one of these, others one of their own kinds.

@@ -11,7 +11,7 @@ use crate::profile::Profile;
 /// The version of Redis whose replies these are.
 pub const REDIS_VERSION: &str = "7.2.4";
 
-/// HELLO, with the password that is asked for and the mode that is told: checks it, does what its options
+/// HELLO, with the password that is asked for, and the mode and role that are told: checks it, does what its options
 /// say, and replies in the version just agreed on. If anything is wrong nothing is changed.
 ///
 /// # Errors
@@ -19,7 +19,8 @@ pub const REDIS_VERSION: &str = "7.2.4";
 pub fn hello(
     (connection, profile): (&mut Connection, &mut Profile),
     seq: u32,
-    (password, mode): (Option<&str>, &str),
+    password: Option<&str>,
+    (mode, role): (&str, &str),
     args: Args<'_>,
 ) -> Result<(), Vec<u8>> {
     let version = match args.len() {
@@ -65,7 +66,8 @@ pub fn hello(
     }
     let version = connection.version(seq).number();
     profile.protocol = version;
-    connection.reply(seq, |replies| hello_reply(profile, mode, version, replies));
+    let told = (mode, role);
+    connection.reply(seq, |replies| hello_reply(profile, told, version, replies));
     Ok(())
 }
 
@@ -78,7 +80,12 @@ fn protocol_version(text: &[u8]) -> Result<Version, &'static str> {
     }
 }
 
-fn hello_reply(profile: &Profile, mode: &str, version: u8, replies: &mut Replies<'_>) {
+fn hello_reply(
+    profile: &Profile,
+    (mode, role): (&str, &str),
+    version: u8,
+    replies: &mut Replies<'_>,
+) {
     replies.map(7);
     replies.bulk(b"server");
     replies.bulk(b"redis");
@@ -91,7 +98,7 @@ fn hello_reply(profile: &Profile, mode: &str, version: u8, replies: &mut Replies
     replies.bulk(b"mode");
     replies.bulk(mode.as_bytes());
     replies.bulk(b"role");
-    replies.bulk(b"master");
+    replies.bulk(role.as_bytes());
     replies.bulk(b"modules");
     replies.array(0);
 }

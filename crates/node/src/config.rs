@@ -21,6 +21,8 @@ pub struct Config {
     pub members: BTreeMap<NodeId, Member>,
     /// The groups that this node was made a member of when the cluster was made.
     pub groups: Vec<GroupSpec>,
+    /// Whether clients are told where replicas are, for reads.
+    pub announces_replicas: bool,
     /// The password of the default user; `None` for none.
     pub password: Option<String>,
     /// How long a tick is, in milliseconds.
@@ -59,8 +61,12 @@ pub struct Config {
 pub struct Member {
     /// Where clients reach it: host name or address.
     pub host: String,
-    /// The port for clients.
+    /// The port for clients: the node as primary.
     pub port: u16,
+    /// Where clients reach its replicas: host name or address.
+    pub replica_host: String,
+    /// The port for clients that read from replicas.
+    pub replica_port: u16,
     /// The port for the other nodes.
     pub peer_port: u16,
     /// The port of the HTTP interface.

@@ -24,6 +24,8 @@ pub enum Event<'a> {
         conn: ConnId,
         /// Where it comes from, for CLIENT LIST.
         address: &'a str,
+        /// Which of the node's two ports it came to.
+        door: Door,
     },
     /// A client is gone; nothing may be sent to it any more.
     Closed {
@@ -91,6 +93,16 @@ pub enum Event<'a> {
     Control(Control),
     /// Nothing more is at hand: seal batches, number the reads, release what is due.
     EndOfTurn,
+}
+
+/// The two ports of a node for clients. Clients understand a port in one role only, and most nodes are
+/// primary of some shards and replica of others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Door {
+    /// The node as primary.
+    Primary,
+    /// The node as replica: connections there only read.
+    Replica,
 }
 
 /// What an operator can ask of a node.

@@ -32,7 +32,7 @@ pub mod status;
 
 pub use config::{Config, GroupSpec, Member};
 pub use effect::{Effect, Level, Link, Note, StopReason};
-pub use event::{Control, Event};
+pub use event::{Control, Door, Event};
 pub use log::{BatchSeq, SegmentId};
 pub use node::Node;
 pub use status::Status;

@@ -14,7 +14,7 @@ use kvorum_resp::{OutBuf, Scratch};
 use crate::clients::face::{self, ShardFacts};
 use crate::config::Config;
 use crate::effect::{Effect, Level, StopReason};
-use crate::event::{Control, Event};
+use crate::event::{Control, Door, Event};
 use crate::group::Group;
 use crate::limits::{ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, ENTRY_OVERHEAD_BYTES, FAREWELL_TICKS};
 use crate::log::{BatchSeq, Durable, Log};
@@ -84,7 +84,11 @@ impl Node {
     /// give the same effects.
     pub fn step(&mut self, event: Event<'_>, effects: &mut Vec<Effect>) {
         match event {
-            Event::Opened { conn, address } => self.opened(conn, address),
+            Event::Opened {
+                conn,
+                address,
+                door,
+            } => self.opened(conn, address, door),
             Event::Closed { conn } => self.closed(conn),
             Event::Ended { conn } => self.ended(conn),
             Event::Bytes { conn, data } => self.client_bytes(conn, data),
@@ -114,10 +118,10 @@ impl Node {
         Some(self.shared.table.get_mut(conn)?.connection.output())
     }
 
-    fn opened(&mut self, conn: ConnId, address: &str) {
+    fn opened(&mut self, conn: ConnId, address: &str, door: Door) {
         self.shared.counters.connections_opened += 1;
         let open_to_all = self.shared.config.password.is_none();
-        self.shared.table.open(conn, address, open_to_all);
+        self.shared.table.open(conn, address, door, open_to_all);
     }
 
     fn ended(&mut self, conn: ConnId) {
@@ -485,6 +489,7 @@ impl Node {
         let here = self.groups.iter().map(|group| ShardFacts {
             group: group.id,
             slots: Arc::clone(group.served()),
+            replicas: group.raft.membership().nodes.clone(),
             primary: group.primary().or(group.primary_hint),
             primary_known: group.primary().is_some(),
             applied: group.state.as_ref().map_or(0, |state| state.applied.get()),
@@ -499,6 +504,7 @@ impl Node {
                 ShardFacts {
                     group: spec.group,
                     slots: Arc::clone(&spec.slots),
+                    replicas: spec.replicas.clone(),
                     primary: hint.map(|(_, node)| node).or(member),
                     primary_known: hint.is_some(),
                     applied: 0,

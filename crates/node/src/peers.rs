@@ -13,7 +13,7 @@ use kvorum_raft::{Body, Entry, Message};
 use crate::config::Config;
 use crate::effect::{Effect, Level, Link};
 use crate::format::moves::MoveMessage;
-use crate::format::peer::{self, PeerHeader, PeerMessage};
+use crate::format::peer::{self, Ask, PeerHeader, PeerMessage, Wish};
 use crate::limits::FRAME_BYTES_TARGET;
 use crate::node::Node;
 
@@ -132,6 +132,16 @@ impl Peers {
             Link::Bulk,
             PeerMessage::StateWanted { group, replica },
         );
+    }
+
+    /// Asks the primary of a group for something.
+    pub(crate) fn ask(&mut self, node: NodeId, ask: Ask, wish: Wish) {
+        self.push(node, Link::Urgent, PeerMessage::Asked(ask, wish));
+    }
+
+    /// Tells a replica from which index on it may read.
+    pub(crate) fn tell_read_index(&mut self, node: NodeId, ask: Ask, index: Index) {
+        self.push(node, Link::Urgent, PeerMessage::ReadIndex(ask, index));
     }
 
     fn push(&mut self, node: NodeId, link: Link, message: PeerMessage) {
@@ -344,6 +354,18 @@ impl Node {
                 }
             }
             PeerMessage::Move(message) => self.move_message(from, &message),
+            PeerMessage::Asked(ask, wish) => {
+                // Whoever is no member has nothing that may be read.
+                if let Some(at) = self.position_of_member(ask.group, ask.replica, from) {
+                    self.groups[at].asked_by_follower(from, ask, wish, self.shared.now_tick);
+                }
+            }
+            PeerMessage::ReadIndex(ask, index) => {
+                let (groups, shared) = (&mut self.groups, &self.shared);
+                if let Some(group) = groups.iter_mut().find(|group| group.id == ask.group) {
+                    group.read_index_told(&ask, index, shared);
+                }
+            }
             PeerMessage::Leads { group, term } => {
                 let primaries = &mut self.shared.peers.primaries;
                 let known = primaries.entry(group).or_insert((term, from));

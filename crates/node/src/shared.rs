@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kvorum_base::{GroupId, NodeId};
 
 use crate::clients::connections::Table;
+use crate::clients::face::Faces;
 use crate::clients::waiting::Waiting;
 use crate::clock::Clocks;
 use crate::config::Config;
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) table: Table,
     pub(crate) waiting: Waiting,
+    pub(crate) faces: Faces,
     pub(crate) log: Log,
     pub(crate) peers: Peers,
     pub(crate) clocks: Clocks,
@@ -54,6 +56,7 @@ impl Shared {
         Self {
             table: Table::default(),
             waiting: Waiting::default(),
+            faces: Faces::default(),
             peers: Peers::new(&config, log.incarnation()),
             clocks: Clocks::new(config.tick_ms, clock_keep_ticks),
             log,

@@ -41,8 +41,8 @@ pub struct NodeOptions {
     #[arg(long, env = "KVORUM_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
 
-    /// Address for clients that read from replicas; only kept free in this version [default:
-    /// --listen with port + 50]
+    /// Address for clients that read from replicas: connections there only read [default: --listen with
+    /// port + 50]
     #[arg(long, env = "KVORUM_REPLICA_LISTEN", value_name = "ADDR")]
     pub replica_listen: Option<SocketAddr>,
 
@@ -70,6 +70,11 @@ pub struct NodeOptions {
     /// The same for HTTP
     #[arg(long, env = "KVORUM_ADVERTISE_HTTP", value_name = "HOST[:PORT]")]
     pub advertise_http: Option<String>,
+
+    /// Do not tell clients where replicas are: all reads go to the primaries, except those of who comes
+    /// to --replica-listen by himself
+    #[arg(long, env = "KVORUM_HIDE_REPLICAS")]
+    pub hide_replicas: bool,
 
     /// Password that clients must give; needed to listen beyond loopback (prefer the file or the
     /// environment: other users of this machine can read flags)
@@ -190,6 +195,7 @@ impl NodeOptions {
             peer_listen,
             http,
             advertised,
+            hide_replicas: options.hide_replicas,
             password: options.password.filter(|password| !password.is_empty()),
             secret,
             max_clients: options.max_clients.unwrap_or(10_000).max(1),
@@ -218,6 +224,7 @@ impl NodeOptions {
             advertise_replica: self.advertise_replica.or(file.advertise_replica),
             advertise_peer: self.advertise_peer.or(file.advertise_peer),
             advertise_http: self.advertise_http.or(file.advertise_http),
+            hide_replicas: self.hide_replicas || file.hide_replicas,
             password: self.password.or(file.password),
             secret_file: self.secret_file.or(file.secret_file),
             max_clients: self.max_clients.or(file.max_clients),
@@ -253,6 +260,8 @@ pub struct Settings {
     pub http: SocketAddr,
     /// Where others reach this node.
     pub advertised: Advertised,
+    /// Whether clients are not told where replicas are.
+    pub hide_replicas: bool,
     /// What clients must give, if anything.
     pub password: Option<String>,
     /// The secret of the cluster, if the operator chose it.

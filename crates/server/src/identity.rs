@@ -190,6 +190,7 @@ impl Plan {
         for member in &self.members {
             for address in [
                 &member.addresses.client,
+                &member.addresses.replica,
                 &member.addresses.peer,
                 &member.addresses.http,
             ] {

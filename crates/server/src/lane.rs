@@ -33,7 +33,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 use kvorum_node::status::Process;
-use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Node, Note, StopReason};
+use kvorum_node::{BatchSeq, Door, Effect, Event, Level, Link, Node, Note, StopReason};
 use kvorum_resp::OutBuf;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -91,6 +91,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// For clients.
     pub clients: Bound,
+    /// For clients that read from replicas.
+    pub replicas: Bound,
     /// For the other nodes.
     pub peers: Bound,
     /// Most client connections at a time.
@@ -225,7 +227,12 @@ impl Lane {
         }
         let listener = parts.peers.listen()?;
         tokio::task::spawn_local(accept_peers(lane.clone(), identity, members, listener));
-        tokio::task::spawn_local(accept_clients(lane.clone(), parts.clients.listen()?));
+        for (door, bound) in [
+            (Door::Primary, parts.clients),
+            (Door::Replica, parts.replicas),
+        ] {
+            tokio::task::spawn_local(accept_clients(lane.clone(), bound.listen()?, door));
+        }
         tokio::task::spawn_local(tick(lane.clone()));
         tokio::task::spawn_local(relay(lane.clone(), parts.mail_wake));
         Ok(lane)
@@ -248,7 +255,7 @@ impl Lane {
     }
 
     /// Takes a client's connection over.
-    pub(crate) fn admit(self: &Rc<Self>, stream: TcpStream, from: SocketAddr) {
+    pub(crate) fn admit(self: &Rc<Self>, stream: TcpStream, from: SocketAddr, door: Door) {
         let (read, write) = stream.into_split();
         let conn = self.core().clients.insert(write);
         let task = tokio::task::spawn_local(read_client(self.clone(), conn, read));
@@ -260,6 +267,7 @@ impl Lane {
         core.step(Event::Opened {
             conn,
             address: &from.to_string(),
+            door,
         });
     }
 

@@ -98,14 +98,19 @@ fn start(settings: Settings, logs: &Logs) -> Result<End, String> {
     let manifest = starts
         .recv()
         .map_err(|_| "the control thread has ended".to_owned())?;
-    run_lane(&shared, &manifest, ports.clients, ports.peers, clients_max)
+    run_lane(
+        &shared,
+        &manifest,
+        (ports.clients, ports.replicas),
+        ports.peers,
+        clients_max,
+    )
 }
 
 /// The addresses of a node, taken and not yet listened on.
 struct Ports {
     clients: Bound,
-    /// Kept from others: what reads from replicas will come here.
-    _replicas: Bound,
+    replicas: Bound,
     peers: Bound,
     http: Bound,
 }
@@ -114,7 +119,7 @@ impl Ports {
     fn bind(settings: &Settings) -> Result<Self, String> {
         Ok(Self {
             clients: bind(settings.listen, "listen")?,
-            _replicas: bind(settings.replica_listen, "replica-listen")?,
+            replicas: bind(settings.replica_listen, "replica-listen")?,
             peers: bind(settings.peer_listen, "peer-listen")?,
             http: bind(settings.http, "http")?,
         })
@@ -150,10 +155,17 @@ fn check_addresses(settings: &Settings, manifest: Option<&Manifest>) -> Result<(
         return Ok(());
     }
     Err(format!(
-        "the cluster knows this node at {} (peers {}, HTTP {}), and its settings say {} (peers {}, HTTP \
-         {}): start it with the addresses that it had, or announce them with --advertise. This version \
+        "the cluster knows this node at {} (replica reads {}, peers {}, HTTP {}), and its settings say {} \
+         (replica reads {}, peers {}, HTTP {}): start it with the addresses that it had, or announce them with --advertise. This version \
          cannot move a node",
-        known.client, known.peer, known.http, now.client, now.peer, now.http
+        known.client,
+        known.replica,
+        known.peer,
+        known.http,
+        now.client,
+        now.replica,
+        now.peer,
+        now.http
     ))
 }
 
@@ -186,7 +198,7 @@ pub(crate) fn raise_descriptors(clients: u32) -> u32 {
 fn run_lane(
     shared: &Arc<Shared>,
     manifest: &Manifest,
-    clients: Bound,
+    (clients, replicas): (Bound, Bound),
     peers: Bound,
     max_clients: u32,
 ) -> Result<End, String> {
@@ -221,6 +233,7 @@ fn run_lane(
         mail_wake,
         metrics: shared.metrics.clone(),
         clients,
+        replicas,
         peers,
         max_clients,
         identity: Identity {

@@ -28,9 +28,10 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
             "leader-completeness",
             "linearizability",
         ],
-        Bug::ReadWithoutQuorum | Bug::ReadNumberReused | Bug::ReadBeforeOwnTerm => {
-            &["linearizability"]
-        }
+        Bug::ReadWithoutQuorum
+        | Bug::ReadNumberReused
+        | Bug::ReadBeforeOwnTerm
+        | Bug::FollowerReadsUnasked => &["linearizability"],
         Bug::SessionsNotInSnapshot => &["exactly-once", "replica-equality"],
         Bug::CommittedTruncated => &[
             "state-machine-safety",

@@ -114,6 +114,7 @@ pub enum NodeCommand {
     ClusterGetkeysinslot,
     ClusterReplicas,
     ClusterLinks,
+    ClusterFailover,
     Link,
 }
 

@@ -6,6 +6,7 @@ use kvorum_resp::{Connection, Outcome, Replies};
 
 use super::gather::Gathers;
 use crate::effect::Effect;
+use crate::event::Door;
 use crate::group::batch::{BatchNumber, ReplyTo};
 use crate::limits::{
     CONNECTION_REQUESTS_MAX, HELD_BYTES_MAX, OUTPUT_BYTES_MAX, OUTPUT_BYTES_PAUSE,
@@ -16,6 +17,9 @@ use crate::limits::{
 pub(crate) struct Client {
     pub(crate) profile: Profile,
     pub(crate) connection: Connection,
+    pub(crate) door: Door,
+    /// It has sent READONLY: replicas may answer what it reads.
+    pub(crate) is_readonly: bool,
     /// The last batch that this connection wrote to, by group: its reads wait for it.
     writes: Vec<(GroupId, BatchNumber)>,
     /// Its reads that wait for a round to be confirmed.
@@ -31,12 +35,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new(conn: ConnId, serial: u64, address: &str, authenticated: bool, now_tick: u64) -> Self {
+    fn new(profile: Profile, door: Door, authenticated: bool) -> Self {
         let mut connection = Connection::new();
         connection.set_authenticated(authenticated);
         Self {
-            profile: Profile::new(conn, serial, address, now_tick),
+            profile,
             connection,
+            door,
+            is_readonly: false,
             writes: Vec::new(),
             unanswered_reads: 0,
             is_router: false,
@@ -45,6 +51,11 @@ impl Client {
             touched: false,
             paused: false,
         }
+    }
+
+    /// Whether a follower here may answer what it reads.
+    pub(crate) fn reads_at_replicas(&self) -> bool {
+        self.is_readonly || self.door == Door::Replica
     }
 
     /// What HELLO and RESET change.
@@ -116,10 +127,11 @@ impl Table {
         self.places.count()
     }
 
-    pub(crate) fn open(&mut self, conn: ConnId, address: &str, authenticated: bool) {
+    pub(crate) fn open(&mut self, conn: ConnId, address: &str, door: Door, authenticated: bool) {
         let now_tick = self.now_tick;
         self.places.open(conn, |serial| {
-            Client::new(conn, serial, address, authenticated, now_tick)
+            let profile = Profile::new(conn, serial, address, now_tick);
+            Client::new(profile, door, authenticated)
         });
     }
 

@@ -1,23 +1,29 @@
 //! The face of a Redis Cluster: what CLUSTER answers, and where redirects point.
 //!
 //! Cluster-aware clients ask any node for the map, then talk to each slot's primary. Clients cannot
-//! understand one address in two roles, and a node here may be primary of some shards and replica of
-//! others: whoever is primary of anything is announced as that alone. Whoever is primary of nothing is
-//! announced as a replica, since some clients (redis-py) remember only those whom the last map named: when
-//! the only primary they know of dies, they find nobody to ask. Reads that they send there are redirected.
+//! understand one address in two roles (redis-py gives an address the role under which it is named first,
+//! and then counts the keys of one primary of three), and a node here may be primary of some shards and
+//! replica of others. So each node has two ports: one is announced as primary and nothing else, the other
+//! as replica and nothing else. In CLUSTER NODES a line has one role and one primary: there a node is one
+//! line as primary, and one more for each shard that it follows, under a name of that replica's own.
+//!
+//! Replicas may be left out ([`Config::announces_replicas`]). Some clients remember only those whom the last
+//! map named; they then find nobody to ask when the only primary dies.
 //!
 //! Who is primary is soft state: the highest term heard of wins, and nothing is ever decided by it.
 //! A wrong answer costs the client one redirect.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvorum_base::slot::{SLOT_COUNT, slot_of};
-use kvorum_base::{ClusterId, GroupId, NodeId, Slot, SlotSet};
+use kvorum_base::{ClusterId, GroupId, NodeId, ReplicaId, Slot, SlotSet};
 use kvorum_kv::{Keyspace, NodeCommand, printed};
 use kvorum_resp::number::parse_integer;
-use kvorum_resp::{Args, Replies};
+use kvorum_resp::{Args, OutBuf, Replies, Version};
 
 use crate::config::{Config, Member};
+use crate::event::Door;
 
 /// Said for a shard whose primary nobody knows. Nothing was proposed.
 pub(crate) const NO_PRIMARY: &str = "CLUSTERDOWN The cluster is down";
@@ -37,6 +43,8 @@ pub(crate) fn redirect(config: &Config, slot: Slot, primary: Option<NodeId>) -> 
 pub(crate) struct ShardFacts {
     pub(crate) group: GroupId,
     pub(crate) slots: Arc<SlotSet>,
+    /// Its replicas, that of the primary included.
+    pub(crate) replicas: BTreeMap<ReplicaId, NodeId>,
     /// The last node that was heard to be its primary.
     pub(crate) primary: Option<NodeId>,
     /// Whether that is so now, as far as known.
@@ -49,6 +57,8 @@ pub(crate) struct ShardFacts {
 pub(crate) struct Facts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) shards: &'a [ShardFacts],
+    /// Through which port it is looked at: that says which of its roles the node answers for.
+    pub(crate) door: Door,
     /// The state that has a slot here, if one has.
     pub(crate) keyspace: &'a dyn Fn(Slot) -> Option<&'a Keyspace>,
 }
@@ -58,12 +68,18 @@ pub(crate) fn node_name(cluster: ClusterId, node: NodeId) -> String {
     format!("{:016x}{:024x}", cluster.get(), node.get())
 }
 
+/// A replica's name in the same form.
+fn replica_name(cluster: ClusterId, group: GroupId, replica: ReplicaId) -> String {
+    let (group, replica) = (group.get() & 0xffff_ffff, replica.get() & 0xffff_ffff_ffff);
+    format!("{:016x}fffe{group:08x}{replica:012x}", cluster.get())
+}
+
 /// A shard's name in the same form.
 fn shard_name(cluster: ClusterId, group: GroupId) -> String {
     format!("{:016x}ffff{:020x}", cluster.get(), group.get())
 }
 
-/// Answers a CLUSTER command that says how the cluster is.
+/// Answers a CLUSTER command that says how the cluster is, those of [`Faces`] excepted.
 pub(crate) fn cluster(
     facts: &Facts<'_>,
     command: NodeCommand,
@@ -71,11 +87,9 @@ pub(crate) fn cluster(
     replies: &mut Replies<'_>,
 ) {
     match command {
-        NodeCommand::ClusterSlots => slots(facts, replies),
         NodeCommand::ClusterShards => shards(facts, replies),
-        NodeCommand::ClusterNodes => replies.verbatim("txt", &nodes(facts)),
         NodeCommand::ClusterInfo => replies.verbatim("txt", &info(facts)),
-        NodeCommand::ClusterMyid => replies.bulk(my_name(facts).as_bytes()),
+        NodeCommand::ClusterMyid => replies.bulk(facts.my_name().as_bytes()),
         NodeCommand::ClusterMyshardid => my_shard(facts, replies),
         NodeCommand::ClusterKeyslot => replies.integer(i64::from(slot_of(args.get(2)).get())),
         NodeCommand::ClusterGetkeysinslot => get_keys_in_slot(facts, args, replies),
@@ -90,20 +104,20 @@ pub(crate) fn cluster(
 /// CLUSTER REPLICAS: the lines of CLUSTER NODES of those whose primary is named.
 fn replicas(facts: &Facts<'_>, args: Args<'_>, replies: &mut Replies<'_>) {
     let (cluster, name) = (facts.config.cluster, args.get(2));
-    let is_named = |node: &&NodeId| node_name(cluster, **node).as_bytes() == name;
-    let Some(named) = facts.config.members.keys().find(is_named) else {
+    let is_named = |node: &NodeId| node_name(cluster, *node).as_bytes() == name;
+    let all = facts.shards.iter().flat_map(|shard| facts.replicas_of(shard));
+    if !facts.config.members.keys().any(is_named) {
+        if all.into_iter().any(|replica| replica.name.as_bytes() == name) {
+            return replies.error("ERR The specified node is not a master");
+        }
         return replies.error_bytes(&[b"ERR Unknown node ", printed(name)].concat());
-    };
-    if primary_of(facts, *named).is_some() {
-        return replies.error("ERR The specified node is not a master");
     }
-    let members = facts.config.members.iter();
-    let of_it = members.filter(|(node, _)| primary_of(facts, **node) == Some(*named));
-    let lines: Vec<String> = of_it
-        .map(|(node, member)| node_line(facts, *node, member))
+    let of_it: Vec<String> = all
+        .filter(|replica| is_named(&replica.primary))
+        .map(|replica| facts.replica_line(&replica))
         .collect();
-    replies.array(lines.len());
-    for line in lines {
+    replies.array(of_it.len());
+    for line in of_it {
         replies.bulk(line.as_bytes());
     }
 }
@@ -147,57 +161,169 @@ fn slot_of_number(number: i64) -> Option<Slot> {
         .map(Slot)
 }
 
-fn my_name(facts: &Facts<'_>) -> String {
-    node_name(facts.config.cluster, facts.config.node)
+/// A replica as it is announced.
+struct Replica<'a> {
+    name: String,
+    node: NodeId,
+    member: &'a Member,
+    /// The node of its shard's primary.
+    primary: NodeId,
+    term: u64,
 }
 
-/// The node to name for a shard: its primary, or one of its members where none is known, which will
-/// know more by the time it is asked.
-fn shard_node<'a>(facts: &'a Facts<'_>, shard: &ShardFacts) -> Option<(NodeId, &'a Member)> {
-    let node = shard.primary.unwrap_or(facts.config.node);
-    Some((node, facts.config.members.get(&node)?))
+impl Facts<'_> {
+    /// The node to name for a shard: its primary, or one of its members where none is known, which will
+    /// know more by the time it is asked.
+    fn primary_of(&self, shard: &ShardFacts) -> Option<(NodeId, &Member)> {
+        let node = shard.primary.unwrap_or(self.config.node);
+        Some((node, self.config.members.get(&node)?))
+    }
+
+    /// Whom to name as a shard's replicas: those on other nodes than its primary.
+    fn replicas_of(&self, shard: &ShardFacts) -> Vec<Replica<'_>> {
+        let Some((primary, _)) = self.primary_of(shard) else {
+            return Vec::new();
+        };
+        if !self.config.announces_replicas {
+            return Vec::new();
+        }
+        let others = shard.replicas.iter().filter(|(_, node)| **node != primary);
+        let replica = |(replica, node): (&ReplicaId, &NodeId)| {
+            Some(Replica {
+                name: replica_name(self.config.cluster, shard.group, *replica),
+                node: *node,
+                member: self.config.members.get(node)?,
+                primary,
+                term: shard.term,
+            })
+        };
+        others.filter_map(replica).collect()
+    }
+
+    /// The first replica of this node that is announced, and its shard.
+    fn own_replica(&self) -> Option<(&ShardFacts, Replica<'_>)> {
+        self.shards.iter().find_map(|shard| {
+            let mut replicas = self.replicas_of(shard).into_iter();
+            let own = replicas.find(|replica| replica.node == self.config.node)?;
+            Some((shard, own))
+        })
+    }
+
+    /// The name of what answers at this port: the node, or its first replica.
+    fn my_name(&self) -> String {
+        let replica = (self.door == Door::Replica).then(|| self.own_replica());
+        match replica.flatten() {
+            Some((_, replica)) => replica.name,
+            None => node_name(self.config.cluster, self.config.node),
+        }
+    }
+
+    /// `myself,` in the line of what answers at this port.
+    fn myself(&self, name: &str) -> &'static str {
+        if self.my_name() == name { "myself," } else { "" }
+    }
+
+    /// `id host:port@bus flags primary ping pong epoch link slots`.
+    fn node_line(&self, node: NodeId, member: &Member) -> String {
+        let name = node_name(self.config.cluster, node);
+        let terms = self.shards.iter().map(|shard| shard.term);
+        let mut line = format!(
+            "{name} {}:{}@{} {}master - 0 0 {} connected",
+            member.host,
+            member.port,
+            member.peer_port,
+            self.myself(&name),
+            terms.max().unwrap_or(0),
+        );
+        for shard in self.shards {
+            if self.primary_of(shard).is_some_and(|(serves, _)| serves == node) {
+                line.extend(shard.slots.runs().map(range_text));
+            }
+        }
+        line
+    }
+
+    /// The same for a replica, which has no slots of its own.
+    fn replica_line(&self, replica: &Replica<'_>) -> String {
+        let (name, member) = (&replica.name, replica.member);
+        format!(
+            "{name} {}:{}@{} {}slave {} 0 0 {} connected",
+            member.replica_host,
+            member.replica_port,
+            member.peer_port,
+            self.myself(name),
+            node_name(self.config.cluster, replica.primary),
+            replica.term,
+        )
+    }
 }
 
-/// Whom to name as a shard's replicas: those of its nodes that are primary of nothing.
-fn replicas_of<'a>(facts: &'a Facts<'_>, shard: &ShardFacts) -> Vec<(NodeId, &'a Member)> {
-    let spec = facts
-        .config
-        .groups
-        .iter()
-        .find(|spec| spec.group == shard.group);
-    let mut nodes: Vec<NodeId> =
-        spec.map_or(Vec::new(), |spec| spec.replicas.values().copied().collect());
-    nodes.retain(|node| {
-        let named = |shard| shard_node(facts, shard).is_some_and(|(primary, _)| primary == *node);
-        !facts.shards.iter().any(named)
-    });
-    let with_member = |node: NodeId| Some((node, facts.config.members.get(&node)?));
-    nodes.into_iter().filter_map(with_member).collect()
+/// The answers of CLUSTER SLOTS and NODES, encoded once for as long as nothing changes that is in them. Many
+/// clients ask at the same time when a primary falls, and a map can have thousands of ranges.
+#[derive(Default, Debug)]
+pub(crate) struct Faces {
+    made_of: Vec<ShardFacts>,
+    replies: BTreeMap<(NodeCommand, Door, u8), Vec<u8>>,
+}
+
+impl Faces {
+    /// The encoded answer.
+    pub(crate) fn reply(
+        &mut self,
+        facts: &Facts<'_>,
+        command: NodeCommand,
+        version: Version,
+    ) -> &[u8] {
+        // How far a shard has applied is in neither of them.
+        let shards = facts.shards.iter().cloned();
+        let made_of: Vec<_> = shards.map(|shard| ShardFacts { applied: 0, ..shard }).collect();
+        if made_of != self.made_of {
+            self.replies.clear();
+            self.made_of = made_of;
+        }
+        let key = (command, facts.door, version.number());
+        self.replies.entry(key).or_insert_with(|| {
+            let mut out = OutBuf::new();
+            let mut replies = Replies::client(&mut out, version);
+            match command {
+                NodeCommand::ClusterSlots => slots(facts, &mut replies),
+                _ => replies.verbatim("txt", &nodes(facts)),
+            }
+            out.to_vec()
+        })
+    }
 }
 
 /// CLUSTER SLOTS: ranges with the address and name of who serves them, and of their replicas.
 fn slots(facts: &Facts<'_>, replies: &mut Replies<'_>) {
-    let with_primary = |shard| Some((shard, shard_node(facts, shard)?));
+    let with_primary = |shard| Some((shard, facts.primary_of(shard)?));
     let shards = facts.shards.iter().filter_map(with_primary);
     let mut runs: Vec<_> = shards
         .flat_map(|(shard, primary)| shard.slots.runs().map(move |run| (run, shard, primary)))
         .collect();
     runs.sort_by_key(|(run, _, _)| *run);
     replies.array(runs.len());
-    for ((first, last), shard, primary) in runs {
-        let replicas = replicas_of(facts, shard);
+    for ((first, last), shard, (node, member)) in runs {
+        let replicas = facts.replicas_of(shard);
         replies.array(3 + replicas.len());
         replies.integer(i64::from(first));
         replies.integer(i64::from(last));
-        for (node, member) in std::iter::once(primary).chain(replicas) {
-            replies.array(4);
-            replies.bulk(member.host.as_bytes());
-            replies.integer(i64::from(member.port));
-            replies.bulk(node_name(facts.config.cluster, node).as_bytes());
-            // Other names of the node: none.
-            replies.map(0);
+        let name = node_name(facts.config.cluster, node);
+        endpoint(&member.host, member.port, &name, replies);
+        for Replica { name, member, .. } in &replicas {
+            endpoint(&member.replica_host, member.replica_port, name, replies);
         }
     }
+}
+
+/// A node in CLUSTER SLOTS.
+fn endpoint(host: &str, port: u16, name: &str, replies: &mut Replies<'_>) {
+    replies.array(4);
+    replies.bulk(host.as_bytes());
+    replies.integer(i64::from(port));
+    replies.bulk(name.as_bytes());
+    // Other names of the node: none.
+    replies.map(0);
 }
 
 /// CLUSTER SHARDS: the same by shard, with roles and health.
@@ -212,90 +338,61 @@ fn shards(facts: &Facts<'_>, replies: &mut Replies<'_>) {
             replies.integer(i64::from(last));
         }
         replies.bulk(b"nodes");
-        let primary = shard_node(facts, shard).map(|node| (node, "master"));
-        let replicas = replicas_of(facts, shard);
-        let replicas = replicas.into_iter().map(|node| (node, "replica"));
-        let nodes: Vec<_> = primary.into_iter().chain(replicas).collect();
-        replies.array(nodes.len());
-        for ((node, member), role) in nodes {
-            shard_member(facts, shard, node, member, role, replies);
+        let (primary, replicas) = (facts.primary_of(shard), facts.replicas_of(shard));
+        replies.array(usize::from(primary.is_some()) + replicas.len());
+        if let Some((node, member)) = primary {
+            let name = node_name(facts.config.cluster, node);
+            let is_online = shard.primary_known;
+            let about = (&*name, "master", is_online);
+            shard_member(shard, about, &member.host, member.port, replies);
+        }
+        for Replica { name, member, .. } in &replicas {
+            // Of a replica it is not known here how it does: it is asked, and then answers or does not.
+            let about = (&**name, "replica", true);
+            let (host, port) = (&member.replica_host, member.replica_port);
+            shard_member(shard, about, host, port, replies);
         }
     }
 }
 
 /// One node of a shard in CLUSTER SHARDS.
 fn shard_member(
-    facts: &Facts<'_>,
     shard: &ShardFacts,
-    node: NodeId,
-    member: &Member,
-    role: &str,
+    (name, role, is_online): (&str, &str, bool),
+    host: &str,
+    port: u16,
     replies: &mut Replies<'_>,
 ) {
-    // Of a replica it is not known here how it does: it is asked, and then answers or does not.
-    let online = shard.primary_known || role == "replica";
     replies.map(7);
     replies.bulk(b"id");
-    replies.bulk(node_name(facts.config.cluster, node).as_bytes());
+    replies.bulk(name.as_bytes());
     replies.bulk(b"port");
-    replies.integer(i64::from(member.port));
+    replies.integer(i64::from(port));
     replies.bulk(b"ip");
-    replies.bulk(member.host.as_bytes());
+    replies.bulk(host.as_bytes());
     replies.bulk(b"endpoint");
-    replies.bulk(member.host.as_bytes());
+    replies.bulk(host.as_bytes());
     replies.bulk(b"role");
     replies.bulk(role.as_bytes());
     replies.bulk(b"replication-offset");
     replies.integer(i64::try_from(shard.applied).unwrap_or(i64::MAX));
     replies.bulk(b"health");
-    replies.bulk(if online { &b"online"[..] } else { &b"fail"[..] });
+    replies.bulk(if is_online { &b"online"[..] } else { &b"fail"[..] });
 }
 
-/// Whose replica a node is named as, if it is.
-fn primary_of(facts: &Facts<'_>, node: NodeId) -> Option<NodeId> {
-    let is_replica = |shard: &&ShardFacts| {
-        let mut replicas = replicas_of(facts, shard).into_iter();
-        replicas.any(|(replica, _)| replica == node)
-    };
-    let shard = facts.shards.iter().find(is_replica)?;
-    shard_node(facts, shard).map(|(primary, _)| primary)
-}
-
-/// CLUSTER NODES: one line a node.
+/// CLUSTER NODES: one line a node, and one a replica.
 fn nodes(facts: &Facts<'_>) -> String {
-    let lines = facts.config.members.iter();
-    lines
-        .map(|(node, member)| node_line(facts, *node, member) + "\n")
-        .collect()
-}
-
-/// `id host:port@bus flags primary ping pong epoch link slots`.
-fn node_line(facts: &Facts<'_>, node: NodeId, member: &Member) -> String {
-    let cluster = facts.config.cluster;
-    let terms = facts.shards.iter().map(|shard| shard.term);
-    let myself = if node == facts.config.node {
-        "myself,"
-    } else {
-        ""
-    };
-    let (role, primary) = match primary_of(facts, node) {
-        Some(primary) => ("slave", node_name(cluster, primary)),
-        None => ("master", "-".to_owned()),
-    };
-    let mut line = format!(
-        "{} {}:{}@{} {myself}{role} {primary} 0 0 {} connected",
-        node_name(cluster, node),
-        member.host,
-        member.port,
-        member.peer_port,
-        terms.max().unwrap_or(0),
-    );
-    for shard in facts.shards {
-        if shard_node(facts, shard).is_some_and(|(serves, _)| serves == node) {
-            line.extend(shard.slots.runs().map(range_text));
-        }
+    let members = facts.config.members.iter();
+    let mut text = String::new();
+    for (node, member) in members {
+        text.push_str(&facts.node_line(*node, member));
+        text.push('\n');
     }
-    line
+    for replica in facts.shards.iter().flat_map(|shard| facts.replicas_of(shard)) {
+        text.push_str(&facts.replica_line(&replica));
+        text.push('\n');
+    }
+    text
 }
 
 fn range_text((first, last): (u16, u16)) -> String {
@@ -336,10 +433,11 @@ fn info(facts: &Facts<'_>) -> String {
 }
 
 fn my_shard(facts: &Facts<'_>, replies: &mut Replies<'_>) {
-    let mine = facts
-        .shards
-        .iter()
-        .find(|shard| shard.primary == Some(facts.config.node));
+    let mut shards = facts.shards.iter();
+    let mine = match facts.door {
+        Door::Primary => shards.find(|shard| shard.primary == Some(facts.config.node)),
+        Door::Replica => facts.own_replica().map(|(shard, _)| shard),
+    };
     match mine.or(facts.shards.first()) {
         Some(shard) => replies.bulk(shard_name(facts.config.cluster, shard.group).as_bytes()),
         None => replies.error("ERR this node holds no shard"),

@@ -11,6 +11,7 @@ use kvorum_resp::{Args, ArgsBuf, InputLimits, Request};
 use super::connections::Client;
 use super::waiting::Held;
 use super::{face, links, local};
+use crate::event::Door;
 use crate::format::entry::EntryBuilder;
 use crate::group::Group;
 use crate::group::batch::ReplyTo;
@@ -225,6 +226,12 @@ impl Node {
         let group = &self.groups[at];
         let narrowed = links::narrowed(group, spec, args);
         let args = narrowed.as_ref().map_or(args, ArgsBuf::as_args);
+        if spec.is_write() && client.door == Door::Replica {
+            return match group.primary() {
+                Some(primary) => self.redirect(client, seq, slot, primary),
+                None => Passed::Wait,
+            };
+        }
         if spec.is_write() && group.driver.holds_back(slot, self.shared.now_tick) {
             return Passed::Wait;
         }
@@ -234,7 +241,7 @@ impl Node {
             // Soon somebody else leads, or it is clear that nobody does.
             return Passed::Wait;
         }
-        if !group.leading() {
+        if !group.leading() && !self.may_read_here(client, group, spec) {
             return match group.primary() {
                 Some(primary) if primary != self.shared.config.node => {
                     self.redirect(client, seq, slot, primary)
@@ -257,6 +264,14 @@ impl Node {
         };
         self.hand_over(client, reply_to, at, spec, args);
         Passed::Yes
+    }
+
+    /// Whether a follower here may answer: not behind a write of the same connection of which this replica
+    /// does not know yet what became.
+    fn may_read_here(&self, client: &Client, group: &Group, spec: &'static Spec) -> bool {
+        let may = client.reads_at_replicas() && !spec.is_write();
+        let knows_its_writes = client.last_write(group.id) <= group.batches.resolved();
+        may && knows_its_writes && group.follows(self.shared.config.node)
     }
 
     /// No group here serves the slot: it is on its way, or elsewhere.

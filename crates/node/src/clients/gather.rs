@@ -16,8 +16,13 @@ use kvorum_resp::{Args, ArgsBuf, Replies};
 use super::connections::Client;
 use super::gate::Passed;
 use super::waiting::Held;
+use crate::event::Door;
+use crate::group::Group;
 use crate::group::batch::ReplyTo;
 use crate::node::Node;
+
+/// Said to a command that would change all keys of a replica. Nothing was proposed.
+const READONLY: &[u8] = b"READONLY You can't write against a read only replica.";
 
 /// One command on its way to several groups.
 #[derive(Debug)]
@@ -141,6 +146,12 @@ impl Gather {
     }
 }
 
+/// Whether a command about all keys is about this group's: the port for primaries stands for what is led
+/// here, that for replicas for what is followed.
+fn covers(door: Door, group: &Group) -> bool {
+    group.state.is_some() && group.leading() == (door == Door::Primary)
+}
+
 impl Node {
     /// Answers what has all its parts.
     pub(crate) fn answer_gathered(&mut self) {
@@ -160,7 +171,7 @@ impl Node {
         }
     }
 
-    /// A command without keys concerns every group that is led here. Where none is, it goes where the first
+    /// A command without keys concerns every group that is led here, or followed at the port for replicas. Where none is, it goes where the first
     /// slot is served, as one with a key would.
     pub(super) fn pass_to_all(
         &mut self,
@@ -169,9 +180,13 @@ impl Node {
         spec: &'static Spec,
         args: Args<'_>,
     ) -> Passed {
+        if spec.is_write() && client.door == Door::Replica {
+            self.refuse_request(client, seq, READONLY);
+            return Passed::Yes;
+        }
         let groups = self.groups.iter().enumerate();
         let led: Vec<usize> = groups
-            .filter(|(_, group)| group.leading() && !group.served().is_empty())
+            .filter(|(_, group)| covers(client.door, group) && !group.served().is_empty())
             .map(|(at, _)| at)
             .collect();
         let slot_of = |at: usize| self.groups[at].served().next_from(0).unwrap_or_default();
@@ -233,10 +248,12 @@ impl Node {
     ) -> Passed {
         let Some((cursor, slot)) = kvorum_kv::cursor_in(args) else {
             // A request with a wrong cursor is refused by whoever reads it.
-            let first = self.next_led(0).map_or(Slot::default(), |(slot, _)| slot);
+            let first = self
+                .next_covered(client.door, 0)
+                .map_or(Slot::default(), |(slot, _)| slot);
             return self.pass_to_slot(client, seq, first, spec, args);
         };
-        let Some((first, last)) = self.next_led(slot.get()) else {
+        let Some((first, last)) = self.next_covered(client.door, slot.get()) else {
             client.connection.reply(seq, |replies| {
                 replies.array(2);
                 replies.bulk(b"0");
@@ -245,17 +262,17 @@ impl Node {
             return Passed::Yes;
         };
         let cursor = cursor.max(kvorum_kv::cursor_of(first));
-        let next = self.next_led(last.get() + 1);
+        let next = self.next_covered(client.door, last.get() + 1);
         let beyond = next.map_or(0, |(slot, _)| kvorum_kv::cursor_of(slot));
         let bounded = kvorum_kv::scan_within(args, cursor, last, beyond);
         self.pass_to_slot(client, seq, first, spec, bounded.as_args())
     }
 
-    /// The next stretch of slots that one group led here serves: the first slot from `from` on, and the last
+    /// The next stretch of slots that one covered group serves: the first slot from `from` on, and the last
     /// one of the stretch.
-    fn next_led(&self, from: u16) -> Option<(Slot, Slot)> {
-        let led = self.groups.iter().filter(|group| group.leading());
-        let next = led.filter_map(|group| Some((group.served().next_from(from)?, group)));
+    fn next_covered(&self, door: Door, from: u16) -> Option<(Slot, Slot)> {
+        let covered = self.groups.iter().filter(|group| covers(door, group));
+        let next = covered.filter_map(|group| Some((group.served().next_from(from)?, group)));
         let (first, group) = next.min_by_key(|(slot, _)| *slot)?;
         Some((first, group.served().end_of_run(first)))
     }

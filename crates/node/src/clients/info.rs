@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::config::Member;
 use crate::status::{GroupStatus, Status};
 
 use kvorum_clients::handshake::REDIS_VERSION;
@@ -22,8 +23,13 @@ const SECTIONS: &[(&str, bool)] = &[
     ("raft", true),
 ];
 
-/// The text of INFO for these section names; none means the default ones.
-pub(crate) fn info(status: &Status, wanted: &[String]) -> String {
+/// The text of INFO for these section names; none means the default ones. At the port for replicas, `primary`
+/// is where the primary of what it answers for is.
+pub(crate) fn info(
+    status: &Status,
+    primary: Option<(&Member, u64)>,
+    wanted: &[String],
+) -> String {
     let all = wanted
         .iter()
         .any(|name| name == "all" || name == "everything");
@@ -37,7 +43,12 @@ pub(crate) fn info(status: &Status, wanted: &[String]) -> String {
         if !text.is_empty() {
             text.push_str("\r\n");
         }
-        write_section(status, section, &mut text);
+        match (*section, primary) {
+            ("replication", Some((primary, applied))) => {
+                replica_replication(status, primary, applied, &mut text);
+            }
+            _ => write_section(status, section, &mut text),
+        }
     }
     text
 }
@@ -152,6 +163,25 @@ fn replication(status: &Status, text: &mut String) {
         "master_replid": status.name,
         "master_replid2": "0000000000000000000000000000000000000000",
         "master_repl_offset": offset,
+        "second_repl_offset": -1,
+    );
+}
+
+fn replica_replication(status: &Status, primary: &Member, applied: u64, text: &mut String) {
+    lines!(text, "Replication",
+        "role": "slave",
+        "master_host": primary.host,
+        "master_port": primary.port,
+        "master_link_status": "up",
+        "master_last_io_seconds_ago": 0,
+        "master_sync_in_progress": 0,
+        "slave_repl_offset": applied,
+        "slave_priority": 100,
+        "slave_read_only": 1,
+        "connected_slaves": 0,
+        "master_replid": status.name,
+        "master_replid2": "0000000000000000000000000000000000000000",
+        "master_repl_offset": applied,
         "second_repl_offset": -1,
     );
 }

@@ -9,6 +9,8 @@ use kvorum_resp::{Args, Replies};
 use super::connections::Client;
 use super::face::{self, Facts};
 use super::{config_command, info, links};
+use crate::event::Door;
+use crate::config::Member;
 use crate::group::batch::ReplyTo;
 use crate::group::waits::Wait;
 use crate::node::Node;
@@ -29,19 +31,30 @@ pub(crate) fn run(
             client.connection.close_after(seq);
             client.connection.reply(seq, |replies| replies.ok());
         }
-        Is::Reset => handshake::reset(client.parts(), seq, node.shared.config.password.as_deref()),
+        Is::Reset => {
+            client.is_readonly = false;
+            handshake::reset(client.parts(), seq, node.shared.config.password.as_deref());
+        }
+        Is::Readonly | Is::Readwrite => {
+            client.is_readonly = command == Is::Readonly;
+            client.connection.reply(seq, |replies| replies.ok());
+        }
         Is::ClientReply => client_reply(client, seq, args),
         Is::ClientKill => client_kill(node, client, seq, args),
         Is::Wait => wait(node, client, seq, args),
         Is::Role => role(node, client, seq),
         Is::Link => links::link(client, seq, args),
+        Is::ClusterSlots | Is::ClusterNodes => cluster_map(node, client, seq, command),
+        Is::ClusterFailover => fail_over(node, client, seq, args),
         _ => {
             let Client {
                 profile,
                 connection,
+                door,
                 ..
             } = client;
-            connection.reply(seq, |replies| answer(node, profile, command, args, replies));
+            let from = (&mut *profile, *door);
+            connection.reply(seq, |replies| answer(node, from, command, args, replies));
         }
     }
 }
@@ -49,7 +62,7 @@ pub(crate) fn run(
 /// Commands that change nothing but perhaps what a connection says of itself.
 fn answer(
     node: &Node,
-    profile: &mut Profile,
+    (profile, door): (&mut Profile, Door),
     command: NodeCommand,
     args: Args<'_>,
     replies: &mut Replies<'_>,
@@ -79,16 +92,15 @@ fn answer(
             let wanted: Vec<String> = (args.iter().skip(1))
                 .map(|section| String::from_utf8_lossy(section).to_ascii_lowercase())
                 .collect();
-            replies.verbatim("txt", &info::info(&node.status(), &wanted));
+            let primary = followed(node, door);
+            replies.verbatim("txt", &info::info(&node.status(), primary, &wanted));
         }
         Is::ConfigGet => config_command::get(config, args, replies),
         Is::ConfigSet => config_command::set(config, args, replies),
         // Counters only grow, so that rates can be computed from them.
-        Is::ConfigResetstat | Is::Readonly | Is::Readwrite => replies.ok(),
+        Is::ConfigResetstat => replies.ok(),
         Is::Time => time(node, replies),
-        Is::ClusterSlots
-        | Is::ClusterShards
-        | Is::ClusterNodes
+        Is::ClusterShards
         | Is::ClusterInfo
         | Is::ClusterMyid
         | Is::ClusterMyshardid
@@ -96,15 +108,20 @@ fn answer(
         | Is::ClusterCountkeysinslot
         | Is::ClusterGetkeysinslot
         | Is::ClusterReplicas
-        | Is::ClusterLinks => cluster(node, command, args, replies),
+        | Is::ClusterLinks => cluster(node, door, command, args, replies),
         Is::Hello
         | Is::Auth
         | Is::Quit
         | Is::Reset
+        | Is::Readonly
+        | Is::Readwrite
         | Is::ClientReply
         | Is::ClientKill
         | Is::Wait
         | Is::Role
+        | Is::ClusterSlots
+        | Is::ClusterNodes
+        | Is::ClusterFailover
         | Is::Link => unreachable!("{command:?} is run with its client"),
     }
 }
@@ -130,7 +147,11 @@ fn auth(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
 
 fn hello(node: &Node, client: &mut Client, seq: u32, args: Args<'_>) {
     let password = node.shared.config.password.as_deref();
-    let result = handshake::hello(client.parts(), seq, (password, "cluster"), args);
+    let role = match client.door {
+        Door::Primary => "master",
+        Door::Replica => "replica",
+    };
+    let result = handshake::hello(client.parts(), seq, password, ("cluster", role), args);
     if let Err(text) = result {
         client
             .connection
@@ -201,8 +222,29 @@ fn time(node: &Node, replies: &mut Replies<'_>) {
     replies.bulk((now.get() % 1000 * 1000).to_string().as_bytes());
 }
 
-/// ROLE: a node is announced as a primary, with the followers of what it leads.
+/// At the port for replicas: the primary of the first shard that is followed here, and how far it is applied.
+fn followed(node: &Node, door: Door) -> Option<(&Member, u64)> {
+    let config = &node.shared.config;
+    let mut groups = node.groups.iter().filter(|_| door == Door::Replica);
+    let group = groups.find(|group| group.follows(config.node))?;
+    let applied = group.state.as_ref()?.applied.get();
+    Some((config.members.get(&group.primary()?)?, applied))
+}
+
+/// ROLE: a node is announced as a primary, with the followers of what it leads; at the port for replicas as
+/// a replica.
 fn role(node: &Node, client: &mut Client, seq: u32) {
+    if let Some((primary, applied)) = followed(node, client.door) {
+        client.connection.reply(seq, |replies| {
+            replies.array(5);
+            replies.bulk(b"slave");
+            replies.bulk(primary.host.as_bytes());
+            replies.integer(i64::from(primary.port));
+            replies.bulk(b"connected");
+            replies.integer(i64::try_from(applied).unwrap_or(i64::MAX));
+        });
+        return;
+    }
     let led = node
         .groups
         .iter()
@@ -290,13 +332,69 @@ fn wait(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
     }
 }
 
-fn cluster(node: &Node, command: NodeCommand, args: Args<'_>, replies: &mut Replies<'_>) {
+fn cluster(
+    node: &Node,
+    door: Door,
+    command: NodeCommand,
+    args: Args<'_>,
+    replies: &mut Replies<'_>,
+) {
     let shards = node.shard_facts();
     let keyspace = |slot| node.keyspace_of(slot);
     let facts = Facts {
         config: &node.shared.config,
         shards: &shards,
+        door,
         keyspace: &keyspace,
     };
     face::cluster(&facts, command, args, replies);
+}
+
+/// CLUSTER SLOTS and CLUSTER NODES.
+fn cluster_map(node: &mut Node, client: &mut Client, seq: u32, command: NodeCommand) {
+    let shards = node.shard_facts();
+    let mut faces = std::mem::take(&mut node.shared.faces);
+    let facts = Facts {
+        config: &node.shared.config,
+        shards: &shards,
+        door: client.door,
+        keyspace: &|slot| node.keyspace_of(slot),
+    };
+    let version = client.connection.version(seq);
+    let reply = faces.reply(&facts, command, version);
+    client.connection.reply(seq, |replies| replies.encoded(reply));
+    node.shared.faces = faces;
+}
+
+/// CLUSTER FAILOVER, at the port for replicas: the primaries of the shards that are followed here are asked to
+/// hand over to this node. As in Redis, OK says that it was begun.
+fn fail_over(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
+    let asked = may_fail_over(client.door, args).and_then(|()| {
+        let (own, shared) = (node.shared.config.node, &mut node.shared);
+        let followed = node.groups.iter_mut().filter(|group| group.follows(own));
+        let asked = followed.map(|group| group.ask_to_lead(shared)).count();
+        match asked {
+            0 => Err("ERR I'm a replica but my master is unknown to me"),
+            _ => Ok(()),
+        }
+    });
+    client.connection.reply(seq, |replies| match asked {
+        Ok(()) => replies.ok(),
+        Err(text) => replies.error(text),
+    });
+}
+
+fn may_fail_over(door: Door, args: Args<'_>) -> Result<(), &'static str> {
+    let has_option = |name: &[u8]| args.len() == 3 && args.get(2).eq_ignore_ascii_case(name);
+    if has_option(b"force") || has_option(b"takeover") {
+        return Err(
+            "ERR FORCE and TAKEOVER are not supported: a majority of a shard whose primary is gone elects \
+             another by itself, and without a majority acknowledged writes would be lost",
+        );
+    }
+    match (args.len(), door) {
+        (3.., _) => Err("ERR syntax error"),
+        (_, Door::Primary) => Err("ERR You should send CLUSTER FAILOVER to a replica"),
+        (_, Door::Replica) => Ok(()),
+    }
 }

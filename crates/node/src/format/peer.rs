@@ -24,6 +24,8 @@
 //! | 6 | diverged | group, replica, index, hash 8 |
 //! | 7 | leads | group, term |
 //! | 8 | move | as in `moves` |
+//! | 9 | asked | group, replica, incarnation 8, number, wish (1 byte: 0 a read index, 1 the leadership) |
+//! | 10 | read index | group, replica, incarnation 8, number, index |
 //!
 //! | body kind | | |
 //! |---|---|---|
@@ -143,6 +145,35 @@ pub enum PeerMessage {
     },
     /// From the primary of one group to that of another, about slots that move between them.
     Move(MoveMessage),
+    /// A replica wants something of its primary.
+    Asked(Ask, Wish),
+    /// To [`Wish::ReadIndex`]: all that was committed when it came is at or below this index.
+    ReadIndex(Ask, Index),
+}
+
+/// Names what a replica asked, in the question and in the answer.
+///
+/// The number alone would not do: a replica counts anew after a restart, and an answer to a question of
+/// its earlier life may come late.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// The group.
+    pub group: GroupId,
+    /// The replica that asks.
+    pub replica: ReplicaId,
+    /// Which life of its node it asks in.
+    pub incarnation: u64,
+    /// Counts its questions in that life.
+    pub number: u64,
+}
+
+/// What a replica asks its primary for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// From which index on its state may be read.
+    ReadIndex,
+    /// To lead in the primary's place.
+    Leadership,
 }
 
 /// How many bytes the message takes in a frame, at most; few more than it does. For cutting frames, so
@@ -248,7 +279,23 @@ fn put_message(head: &mut Vec<u8>, body: &mut Vec<Bytes>, message: &PeerMessage)
             head.push(8);
             moves::put_message(head, message);
         }
+        PeerMessage::Asked(ask, wish) => {
+            head.push(9);
+            put_ask(head, ask);
+            head.push(u8::from(*wish == Wish::Leadership));
+        }
+        PeerMessage::ReadIndex(ask, index) => {
+            head.push(10);
+            put_ask(head, ask);
+            put_varint(head, index.0);
+        }
     }
+}
+
+fn put_ask(head: &mut Vec<u8>, ask: &Ask) {
+    put_numbers(head, &[ask.group.0, ask.replica.0]);
+    head.extend_from_slice(&ask.incarnation.to_le_bytes());
+    put_varint(head, ask.number);
 }
 
 fn put_numbers(head: &mut Vec<u8>, numbers: &[u64]) {
@@ -447,8 +494,27 @@ fn read_message(head: &mut Reader<'_>, body: &mut FrameBody<'_>) -> Result<PeerM
             term: term(head)?,
         },
         8 => PeerMessage::Move(moves::read_message(head)?),
+        9 => PeerMessage::Asked(read_ask(head)?, read_wish(head)?),
+        10 => PeerMessage::ReadIndex(read_ask(head)?, index(head)?),
         _ => return Err(head.malformed("message kind")),
     })
+}
+
+fn read_ask(head: &mut Reader<'_>) -> Result<Ask, Malformed> {
+    Ok(Ask {
+        group: GroupId(head.varint("group")?),
+        replica: ReplicaId(head.varint("replica")?),
+        incarnation: head.u64("incarnation")?,
+        number: head.varint("number")?,
+    })
+}
+
+fn read_wish(head: &mut Reader<'_>) -> Result<Wish, Malformed> {
+    match head.u8("wish")? {
+        0 => Ok(Wish::ReadIndex),
+        1 => Ok(Wish::Leadership),
+        _ => Err(head.malformed("wish")),
+    }
 }
 
 fn term(head: &mut Reader<'_>) -> Result<Term, Malformed> {

@@ -3,6 +3,7 @@
 //!
 //! - [`batch`]: writes on their way into the log;
 //! - [`reads`]: reads on their way to a linearizable answer;
+//! - [`asking`]: what a follower asks its primary, so that it may answer reads;
 //! - [`propose`]: what a primary appends, and when;
 //! - [`apply`]: what every replica does with a committed entry;
 //! - [`checkpoint`]: whether the replicas agree;
@@ -13,6 +14,7 @@
 //! gather requests.
 
 pub(crate) mod apply;
+mod asking;
 pub(crate) mod batch;
 pub(crate) mod checkpoint;
 mod propose;
@@ -36,9 +38,10 @@ use crate::shared::Shared;
 use crate::status::{FollowerStatus, GroupStatus};
 
 use apply::State;
+use asking::Asking;
 use batch::{Batches, ReplyTo};
 use checkpoint::Checkpoints;
-use reads::Reads;
+use reads::{By, Reads};
 use snapshot::Snapshots;
 use waits::Wait;
 
@@ -58,6 +61,8 @@ pub(crate) struct Group {
     pub(crate) state: Option<State>,
     pub(crate) batches: Batches,
     pub(crate) reads: Reads,
+    /// What it asks its primary while it follows.
+    asking: Asking,
     pub(crate) waits: Vec<Wait>,
     checkpoints: Checkpoints,
     snapshots: Snapshots,
@@ -118,6 +123,7 @@ impl Group {
             state,
             batches: Batches::new(batch_bytes),
             reads: Reads::default(),
+            asking: Asking::default(),
             waits: Vec::new(),
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::default(),
@@ -253,6 +259,7 @@ impl Group {
         self.watch_fitness(shared);
         self.maybe_go_home(shared.now_tick, &shared.config);
         self.refuse_overdue(shared);
+        self.ask_again(shared);
         self.propose_clock(shared);
         self.propose_checkpoint(shared);
         self.propose_level(shared);
@@ -317,7 +324,10 @@ impl Group {
                     shared.peers.send(*node, self.id, self.replica, to, message);
                 }
             }
-            raft::Effect::ReadConfirmed { number, index } => self.reads.confirmed(number, index),
+            raft::Effect::ReadConfirmed { number, index } => {
+                let tell = |node, ask| shared.peers.tell_read_index(node, ask, index);
+                self.reads.confirmed((By::Majority, number), index, tell);
+            }
             raft::Effect::ReadsVoid => self.void_reads(shared),
             raft::Effect::RoleChanged {
                 term,
@@ -395,6 +405,8 @@ impl Group {
             self.next_checkpoint_tick = shared.now_tick + shared.config.checkpoint_ticks;
         }
         self.driver.clear();
+        // Whoever was asked about them leads no more, or is no more asked by this replica.
+        self.void_reads(shared);
         if !leading && shared.config.planted.has(Bug::DeposedRedirects) {
             let pending = self.batches.take_all_pending();
             self.refuse(&pending, shared);
@@ -413,8 +425,11 @@ impl Group {
         if !self.reads.round_due(shared.now_tick) {
             return;
         }
+        if self.follows(shared.config.node) {
+            return self.ask_for_read_index(shared);
+        }
         match self.leading().then(|| self.raft.read()) {
-            Some(Ok(number)) => self.reads.asked(number),
+            Some(Ok(number)) => self.reads.asked(By::Majority, number),
             Some(Err(_)) | None => self.void_reads(shared),
         }
     }

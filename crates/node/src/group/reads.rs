@@ -9,15 +9,19 @@
 //! place among the entries. So a read that has an unanswered write of its own connection before or
 //! behind it goes through the log, in its place among the writes. It changes nothing there, and costs
 //! only pipelines that mix.
+//!
+//! A follower answers reads too, with an index that the primary gives it ([`super::asking`]): a round of
+//! the follower's is one question, and joins a round of the primary's there as one more read.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use kvorum_base::{ConnId, Index};
+use kvorum_base::{ConnId, Index, NodeId};
 use kvorum_kv::{Keyspace, Spec, WARM_KEYS_MAX, keys_of};
 use kvorum_resp::Args;
 
 use super::batch::ReplyTo;
+use crate::format::peer::Ask;
 
 /// One read.
 #[derive(Debug)]
@@ -28,10 +32,21 @@ pub(crate) struct Read {
     args: Range<u32>,
 }
 
+/// Who confirms a round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum By {
+    /// A majority, asked by this replica as the primary.
+    Majority,
+    /// The primary, asked by this replica as a follower.
+    Primary,
+}
+
 /// The reads that share a number, and the bytes of their arguments.
 #[derive(Debug, Default)]
 pub(crate) struct Round {
     reads: Vec<Read>,
+    /// Followers that want to know its index, and their nodes.
+    asks: Vec<(NodeId, Ask)>,
     bytes: Vec<u8>,
     ranges: Vec<Range<u32>>,
     since_tick: u64,
@@ -41,8 +56,8 @@ pub(crate) struct Round {
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     gathering: Round,
-    /// Asked for, by number; not confirmed.
-    asked: VecDeque<(u64, Round)>,
+    /// Asked for, by number; not confirmed. Numbers of the two kinds have nothing to do with each other.
+    asked: VecDeque<(By, u64, Round)>,
     /// Confirmed: may run once this index is applied.
     confirmed: VecDeque<(Index, Round)>,
     spare: Vec<Round>,
@@ -64,7 +79,7 @@ impl Round {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.reads.is_empty()
+        self.reads.is_empty() && self.asks.is_empty()
     }
 
     fn args(&self, read: &Read) -> Args<'_> {
@@ -74,6 +89,7 @@ impl Round {
 
     fn clear(&mut self) {
         self.reads.clear();
+        self.asks.clear();
         self.bytes.clear();
         self.ranges.clear();
     }
@@ -94,6 +110,14 @@ impl Reads {
         self.gathering.push(reply_to, spec, args);
     }
 
+    /// Adds a follower's question to that round.
+    pub(crate) fn push_ask(&mut self, node: NodeId, ask: Ask, now_tick: u64) {
+        if self.gathering.is_empty() {
+            self.gathering.since_tick = now_tick;
+        }
+        self.gathering.asks.push((node, ask));
+    }
+
     /// Whether the gathered reads should be numbered now: no other round is unconfirmed, or they
     /// have waited for a tick.
     pub(crate) fn round_due(&self, now_tick: u64) -> bool {
@@ -102,21 +126,34 @@ impl Reads {
     }
 
     /// The gathered reads have this number now.
-    pub(crate) fn asked(&mut self, number: u64) {
+    pub(crate) fn asked(&mut self, by: By, number: u64) {
         let next = self.spare.pop().unwrap_or_default();
         let round = std::mem::replace(&mut self.gathering, next);
-        self.asked.push_back((number, round));
+        self.asked.push_back((by, number, round));
     }
 
-    /// A majority confirmed this number and all before it.
-    pub(crate) fn confirmed(&mut self, number: u64, index: Index) {
-        while self
-            .asked
-            .front()
-            .is_some_and(|(asked, _)| *asked <= number)
-        {
-            let (_, round) = self.asked.pop_front().expect("a front");
-            self.confirmed.push_back((index, round));
+    /// Whether the primary was asked and has not answered.
+    pub(crate) fn awaits_primary(&self) -> bool {
+        (self.asked.back()).is_some_and(|(by, _, _)| *by == By::Primary)
+    }
+
+    /// This number and all before it are confirmed; followers that wait for the index are told.
+    pub(crate) fn confirmed(
+        &mut self,
+        (by, number): (By, u64),
+        index: Index,
+        mut tell: impl FnMut(NodeId, Ask),
+    ) {
+        let is_confirmed = |asked: &(By, u64, Round)| asked.0 == by && asked.1 <= number;
+        while self.asked.front().is_some_and(is_confirmed) {
+            let (_, _, mut round) = self.asked.pop_front().expect("a front");
+            for (node, ask) in round.asks.drain(..) {
+                tell(node, ask);
+            }
+            match round.is_empty() {
+                true => self.recycle(round),
+                false => self.confirmed.push_back((index, round)),
+            }
         }
     }
 
@@ -151,7 +188,7 @@ impl Reads {
         mut take: impl FnMut(ReplyTo, &'static Spec, Args<'_>),
     ) {
         let confirmed = self.confirmed.iter_mut().map(|(_, round)| round);
-        let asked = self.asked.iter_mut().map(|(_, round)| round);
+        let asked = self.asked.iter_mut().map(|(_, _, round)| round);
         for round in confirmed.chain(asked).chain([&mut self.gathering]) {
             let mut reads = std::mem::take(&mut round.reads);
             for read in reads.extract_if(.., |read| read.reply_to.conn == conn) {
@@ -165,7 +202,7 @@ impl Reads {
     pub(crate) fn void(&mut self, mut refuse: impl FnMut(ReplyTo, &'static Spec, Args<'_>, u64)) {
         let asked = std::mem::take(&mut self.asked)
             .into_iter()
-            .map(|(_, round)| round);
+            .map(|(_, _, round)| round);
         for mut round in asked.chain([std::mem::take(&mut self.gathering)]) {
             for read in &round.reads {
                 refuse(read.reply_to, read.spec, round.args(read), round.since_tick);
@@ -177,7 +214,7 @@ impl Reads {
 
     /// Takes the reads that came at or before `tick` and are not answered.
     pub(crate) fn take_overdue(&mut self, tick: u64) -> Vec<ReplyTo> {
-        let rounds = (self.asked.iter_mut().map(|(_, round)| round))
+        let rounds = (self.asked.iter_mut().map(|(_, _, round)| round))
             .chain(self.confirmed.iter_mut().map(|(_, round)| round))
             .chain([&mut self.gathering]);
         rounds

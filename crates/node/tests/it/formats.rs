@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Term, UnixMillis};
 use kvorum_node::format::entry::{self, Content, EntryBuilder};
-use kvorum_node::format::peer::{self, PeerHeader, PeerMessage};
+use kvorum_node::format::peer::{self, Ask, PeerHeader, PeerMessage, Wish};
 use kvorum_node::format::wal::{self, Checkpoint, Record, SnapshotRef};
 use kvorum_raft::{
     AppendOutcome, Body, Chunk, Entry, HardState, Membership, Message, Payload, SnapshotId,
@@ -407,6 +407,22 @@ fn messages() -> Vec<(PeerMessage, String)> {
             term: Term(300),
         },
         "07 08 ac02".to_owned(),
+    ));
+    let ask = Ask {
+        group: GroupId(8),
+        replica: ReplicaId(300),
+        incarnation: 0x0102_0304_0506_0708,
+        number: 400,
+    };
+    for (wish, byte) in [(Wish::ReadIndex, "00"), (Wish::Leadership, "01")] {
+        messages.push((
+            PeerMessage::Asked(ask, wish),
+            format!("09 08 ac02 0807060504030201 9003 {byte}"),
+        ));
+    }
+    messages.push((
+        PeerMessage::ReadIndex(ask, Index(7)),
+        "0a 08 ac02 0807060504030201 9003 07".to_owned(),
     ));
     messages
 }

@@ -12,11 +12,11 @@ use kvorum_base::{
 };
 use kvorum_node::format::chunk::{ChunkReader, Loaded};
 use kvorum_node::format::entry::{self, EntryBuilder};
-use kvorum_node::format::peer::{self, PeerHeader, PeerMessage};
+use kvorum_node::format::peer::{self, Ask, PeerHeader, PeerMessage};
 use kvorum_node::log::{LogOptions, Recovery};
 use kvorum_node::start::Snapshots;
 use kvorum_node::{
-    BatchSeq, Config, Control, Effect, Event, GroupSpec, Link, Member, Node, SegmentId,
+    BatchSeq, Config, Control, Door, Effect, Event, GroupSpec, Link, Member, Node, SegmentId,
 };
 use kvorum_raft::{Body, Message};
 
@@ -64,6 +64,8 @@ fn member(node: u64) -> Member {
     Member {
         host: "127.0.0.1".to_owned(),
         port,
+        replica_host: "127.0.0.1".to_owned(),
+        replica_port: port + 50,
         peer_port: port + 100,
         http_port: port + 200,
     }
@@ -86,6 +88,7 @@ fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
                 .collect(),
             preferred: None,
         }],
+        announces_replicas: true,
         password: None,
         tick_ms: 10,
         heartbeat_ticks: 10,
@@ -350,11 +353,16 @@ impl Bench {
                 };
                 host.next_conn += 1;
                 host.clients.insert(name.to_owned(), conn);
+                let door = match name.starts_with("replica-") {
+                    true => Door::Replica,
+                    false => Door::Primary,
+                };
                 self.event(
                     id,
                     Event::Opened {
                         conn,
                         address: "127.0.0.1:1",
+                        door,
                     },
                 );
                 conn
@@ -433,7 +441,8 @@ impl Runner for Bench {
             "snapshot-after" => self.snapshot_after = command.number(0)?,
             "cache" => self.cache = command.number(0)?,
             "tick" => self.tick(command.number(0)?),
-            // NAME NODE LINE ...: inline requests, all in one read.
+            // NAME NODE LINE ...: inline requests, all in one read. A client called `replica-` and more
+            // comes to the port for replicas.
             "send" => {
                 let id = node_id(command.arg(1)?)?;
                 self.send(command.arg(0)?, id, &command.args[2..]);
@@ -530,6 +539,36 @@ fn scripts() {
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts"),
         |_| Bench::new(),
     );
+}
+
+/// A follower counts its questions anew after a restart, and an answer may be long on its way.
+#[test]
+fn an_answer_to_an_earlier_life_of_a_follower_is_none() {
+    let mut bench = Bench::new();
+    bench.make(3);
+    bench.tick(110);
+    let primary = NodeId(2);
+    bench.cut.push((NodeId(1), primary));
+    bench.send("replica-c", NodeId(1), &["GET k".to_owned()]);
+    bench.settle();
+    for (incarnation, reply) in [(0, ""), (2, ""), (1, "replica-c: $-1\n")] {
+        let ask = Ask {
+            group: GROUP,
+            replica: ReplicaId(1),
+            incarnation,
+            number: 1,
+        };
+        let message = PeerMessage::ReadIndex(ask, Index(1));
+        let frame = peer::encode(&PeerHeader::default(), &[message]).concat();
+        let event = Event::Peer {
+            from: primary,
+            frame: Bytes::from(frame).slice(peer::PREFIX_BYTES..),
+        };
+        bench.trace.clear();
+        bench.event(NodeId(1), event);
+        bench.turn(NodeId(1));
+        assert_eq!(bench.trace, reply, "life {incarnation}");
+    }
 }
 
 /// A node of the same cluster whose log has room for more.

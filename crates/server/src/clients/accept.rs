@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use kvorum_node::Door;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -74,11 +75,11 @@ impl Bound {
     }
 }
 
-/// Takes clients for ever.
-pub(crate) async fn accept_clients(lane: Rc<Lane>, listener: TcpListener) {
+/// Takes clients of one of the two ports for ever.
+pub(crate) async fn accept_clients(lane: Rc<Lane>, listener: TcpListener, door: Door) {
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => admit(&lane, stream, address),
+            Ok((stream, address)) => admit(&lane, stream, address, door),
             Err(error) => {
                 tracing::warn!("cannot accept a client: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -87,7 +88,7 @@ pub(crate) async fn accept_clients(lane: Rc<Lane>, listener: TcpListener) {
     }
 }
 
-fn admit(lane: &Rc<Lane>, stream: TcpStream, address: SocketAddr) {
+fn admit(lane: &Rc<Lane>, stream: TcpStream, address: SocketAddr, door: Door) {
     if lane.clients_open() >= lane.max_clients() {
         lane.metrics().clients_refused.one();
         // The socket is new and its buffer empty: this does not block, and may be lost.
@@ -96,7 +97,7 @@ fn admit(lane: &Rc<Lane>, stream: TcpStream, address: SocketAddr) {
     }
     tune(&stream, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL);
     lane.metrics().clients_accepted.one();
-    lane.admit(stream, address);
+    lane.admit(stream, address, door);
 }
 
 /// Sends at once, and notices a vanished other side.

@@ -230,9 +230,12 @@ fn node_config(
     let mut members = BTreeMap::new();
     for member in &manifest.plan.members {
         let (host, port) = split_address(&member.addresses.client)?;
+        let (replica_host, replica_port) = split_address(&member.addresses.replica)?;
         let member_of = Member {
             host: host.to_owned(),
             port,
+            replica_host: replica_host.to_owned(),
+            replica_port,
             peer_port: split_address(&member.addresses.peer)?.1,
             http_port: split_address(&member.addresses.http)?.1,
         };
@@ -245,6 +248,7 @@ fn node_config(
         hash_key: hash_key(manifest),
         members,
         groups: manifest.groups(),
+        announces_replicas: !settings.hide_replicas,
         password: settings.password.clone(),
         tick_ms,
         heartbeat_ticks: ticks(heartbeat_ms).max(1),

@@ -80,6 +80,7 @@ fn rig_in(dir: TempDir, max_clients: u32, segment_bytes: u32) -> Rig {
         mail_wake,
         metrics,
         clients,
+        replicas: any(),
         peers: any(),
         max_clients,
         identity: Identity {

@@ -10,6 +10,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use kvorum_base::{ConnId, Prng};
+use kvorum_node::Door;
 
 use super::Cluster;
 use super::coverage::Mark;
@@ -234,9 +235,10 @@ const REFUSALS: &[&str] = &[
     "MISCONF ",
     "OOM ",
     "SESSIONLIMIT ",
+    "READONLY ",
 ];
 
-/// One client: at most one connection, and an idea of where the primary is.
+/// One client: at most one connection, and an idea of where to go with the next one.
 pub struct Client {
     /// The cluster that it talks to.
     pub cluster: Rc<Cluster>,
@@ -246,6 +248,8 @@ pub struct Client {
     pub prng: RefCell<Prng>,
     connection: RefCell<Option<Rc<Connection>>>,
     target: Cell<usize>,
+    /// To which port of the target.
+    door: Cell<Door>,
 }
 
 impl Client {
@@ -258,6 +262,7 @@ impl Client {
             prng: RefCell::new(cluster.world.fork_prng()),
             connection: RefCell::default(),
             target: Cell::new(number % cluster.options.nodes),
+            door: Cell::new(Door::Primary),
         }
     }
 
@@ -301,7 +306,7 @@ impl Client {
         if let Some(connection) = open.filter(|connection| !connection.is_broken.get()) {
             return Some(connection);
         }
-        let connection = self.cluster.hosts()[self.target.get()].connect();
+        let connection = self.cluster.hosts()[self.target.get()].connect(self.door.get());
         self.connection.borrow_mut().clone_from(&connection);
         connection
     }
@@ -313,25 +318,26 @@ impl Client {
         }
     }
 
-    /// Goes on at this node.
-    pub fn go_to(&self, node: usize) {
+    /// Goes on at this port of this node.
+    pub fn go_to(&self, node: usize, door: Door) {
         self.disconnect();
         self.target.set(node);
+        self.door.set(door);
     }
 
     fn try_elsewhere(&self) {
         let nodes = self.cluster.options.nodes;
         self.target.set(self.below(nodes as u64) as usize);
+        self.door.set(Door::Primary);
     }
 
     fn judge(&self, reply: Reply) -> Answer {
         let redirect = redirected_to(&reply);
         let answer = Answer::of(reply);
         if let Some(node) = redirect {
-            if node != self.target.get() {
+            if (node, Door::Primary) != (self.target.get(), self.door.get()) {
                 self.cluster.hit(Mark::Redirects);
-                self.disconnect();
-                self.target.set(node);
+                self.go_to(node, Door::Primary);
             }
         } else if answer == Answer::Refused && self.chance(300) {
             self.disconnect();

@@ -104,6 +104,8 @@ marks! {
     StreamsBegunAnew = "streams begun anew",
     /// A command came to its place in the log when its slot was not served any more.
     RefusedAtApply = "commands refused when applied",
+    /// A pipeline of reads was answered where any replica may answer.
+    ReplicaReads = "pipelines read at replicas",
     /// Connections were broken under clients.
     Disconnects = "disconnects",
 }

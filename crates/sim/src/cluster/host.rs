@@ -23,7 +23,7 @@ use kvorum_base::{Bug, ConnId, GroupId, NodeId, Prng};
 use kvorum_node::log::Recovery;
 use kvorum_node::start::Snapshots;
 use kvorum_node::status::Counters;
-use kvorum_node::{BatchSeq, Config, Control, Effect, Node, SegmentId};
+use kvorum_node::{BatchSeq, Config, Control, Door, Effect, Node, SegmentId};
 
 use super::Cluster;
 use super::client::Connection;
@@ -47,7 +47,7 @@ pub enum End {
 
 /// One thing that waits for the next turn.
 pub(super) enum Incoming {
-    Opened(ConnId),
+    Opened(ConnId, Door),
     Closed(ConnId),
     Bytes(ConnId, Vec<u8>),
     Drained(ConnId),
@@ -359,7 +359,7 @@ impl Host {
     }
 
     /// Opens a connection for a client; `None` if nobody listens.
-    pub(crate) fn connect(self: &Rc<Self>) -> Option<Rc<Connection>> {
+    pub(crate) fn connect(self: &Rc<Self>, door: Door) -> Option<Rc<Connection>> {
         let mut state = self.state.borrow_mut();
         let process = state.process.as_mut()?;
         let conn = process.free.pop().unwrap_or_else(|| {
@@ -372,7 +372,7 @@ impl Host {
         let life = process.life;
         let connection = Rc::new(Connection::new(&self.cluster(), self, life, conn));
         process.connections.insert(conn, Rc::clone(&connection));
-        process.inbox.push_back(Incoming::Opened(conn));
+        process.inbox.push_back(Incoming::Opened(conn, door));
         self.schedule_turn(&mut state);
         Some(connection)
     }

@@ -234,6 +234,8 @@ impl Options {
             Member {
                 host: "127.0.0.1".to_owned(),
                 port,
+                replica_host: "127.0.0.1".to_owned(),
+                replica_port: port + 50,
                 peer_port: port + 100,
                 http_port: port + 200,
             }
@@ -245,6 +247,7 @@ impl Options {
             hash_key: [7; 16],
             members: ids.map(|id| (NodeId(id), member(id))).collect(),
             groups: self.groups().map(|group| self.spec(group)).collect(),
+            announces_replicas: true,
             password: None,
             tick_ms: self.tick_ms,
             heartbeat_ticks: (100 / self.tick_ms) as u32,

@@ -12,6 +12,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use kvorum_node::Door;
+
 use super::Cluster;
 use super::client::{Answer, Client, Request};
 use super::coverage::Mark;
@@ -86,7 +88,7 @@ impl Worker {
             if let Some(lonely) = cluster.lonely.get()
                 && self.client.chance(300)
             {
-                self.client.go_to(lonely);
+                self.client.go_to(lonely, Door::Primary);
                 self.glances().await;
                 continue;
             }
@@ -111,7 +113,10 @@ impl Worker {
                 92..94 => self.big().await,
                 94..97 => self.version().await,
                 97 => self.scan().await,
-                98 => self.glances().await,
+                98 => match self.client.chance(500) {
+                    true => self.glances().await,
+                    false => self.far_reads().await,
+                },
                 _ => self.client.disconnect(),
             }
         }
@@ -494,6 +499,52 @@ impl Worker {
                 // Nobody listens, or nobody leads here.
                 self.back_off().await;
             }
+        }
+    }
+
+    /// Reads at one node, from whatever replica is there, for a while; what it asks for later begins on that
+    /// connection, too.
+    async fn far_reads(&mut self) {
+        let cluster = Rc::clone(&self.client.cluster);
+        let node = self.client.below(cluster.options.nodes as u64) as usize;
+        let has_own_port = self.client.chance(700);
+        self.client.go_to(
+            node,
+            match has_own_port {
+                true => Door::Replica,
+                false => Door::Primary,
+            },
+        );
+        let readonly = [request(&["READONLY"])];
+        if !has_own_port
+            && self.client.ask(&readonly).await != [Answer::Done(Reply::Simple("OK".to_owned()))]
+        {
+            return;
+        }
+        let until = cluster.world.now() + ms(self.client.below(3_000));
+        while cluster.world.now() < until && !cluster.is_closing.get() {
+            let count = 1 + self.client.below(3);
+            let calls = (0..count).map(|_| self.shared_read()).collect();
+            if self.run_calls(calls, None).await.is_empty() {
+                cluster.hit(Mark::ReplicaReads);
+                let think = ms(self.client.below(20));
+                cluster.world.sleep(think).await;
+            } else {
+                self.back_off().await;
+                if self.client.chance(300) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn shared_read(&self) -> Call {
+        let key = self.key("k", 5);
+        match self.client.below(8) {
+            0..5 => call(&["GET", &key], Input::Get),
+            5 => call(&["STRLEN", &key], Input::StrLen),
+            6 => call(&["EXISTS", &key], Input::Exists),
+            _ => call(&["GET", &self.key("n", 3)], Input::Get),
         }
     }
 

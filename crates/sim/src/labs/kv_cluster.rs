@@ -28,6 +28,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kvorum_base::Prng;
+use kvorum_node::Door;
 use kvorum_node::log::{Recovery, SegmentId};
 
 use super::clerk::Clerk;
@@ -248,7 +249,7 @@ impl KvCluster {
         // Every request is answered by its deadline, or a little later.
         let patience = ms(self.inner.cluster.options.deadline_ms) + Duration::from_secs(1);
         let serve = move |request: Request, answering: crate::net::Answering<Request, Reply>| {
-            let Some(connection) = host.connect() else {
+            let Some(connection) = host.connect(Door::Primary) else {
                 return;
             };
             drop(world.spawn(async move {

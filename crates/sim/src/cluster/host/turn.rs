@@ -255,9 +255,10 @@ impl State {
 impl Process {
     fn take_in(&mut self, incoming: Incoming, wall: UnixMillis, effects: &mut Vec<Effect>) {
         let event = match incoming {
-            Incoming::Opened(conn) => Event::Opened {
+            Incoming::Opened(conn, door) => Event::Opened {
                 conn,
                 address: "127.0.0.1:1",
+                door,
             },
             Incoming::Closed(conn) => {
                 if self.close(conn).is_none() {
