@@ -11,8 +11,8 @@ use crate::profile::Profile;
 /// The version of Redis whose replies these are.
 pub const REDIS_VERSION: &str = "7.2.4";
 
-/// HELLO, with the password that is asked for, and the mode and role that are told: checks it, does what its options
-/// say, and replies in the version just agreed on. If anything is wrong nothing is changed.
+/// HELLO, with the password that is asked for, and the mode and role that are told: checks it, does what its
+/// options say, and replies in the version just agreed on. If anything is wrong nothing is changed.
 ///
 /// # Errors
 /// The reply to give instead.

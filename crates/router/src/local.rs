@@ -128,7 +128,13 @@ impl Router {
 
     fn hello(&mut self, client: &mut Client, seq: u32, args: Args<'_>) {
         let password = self.config.password.as_deref();
-        let result = handshake::hello(client.parts(), seq, password, ("standalone", "master"), args);
+        let result = handshake::hello(
+            client.parts(),
+            seq,
+            password,
+            ("standalone", "master"),
+            args,
+        );
         if let Err(text) = result {
             self.refuse_request(client, seq, &text);
         }

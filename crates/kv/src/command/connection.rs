@@ -4,6 +4,7 @@
 use kvorum_resp::{Args, Replies};
 
 use crate::command::introspect::help;
+use crate::command::refusal::printed;
 use crate::command::spec::{Categories, Flags, Group, NodeCommand, Spec};
 
 const ANYTIME: Flags = Flags::NOSCRIPT.with(Flags::LOADING).with(Flags::STALE);
@@ -187,12 +188,26 @@ const CONFIG: &[Spec] = &[
 ];
 
 const CLUSTER: &[Spec] = &[
+    not_by_clients("cluster|addslots", -3),
+    not_by_clients("cluster|addslotsrange", -4),
+    not_by_clients("cluster|bumpepoch", 2),
     cluster(
         "cluster|countkeysinslot",
         3,
         NodeCommand::ClusterCountkeysinslot,
     )
     .docs(Group::Cluster, "3.0.0", "Counts the keys of a slot."),
+    not_by_clients("cluster|delslots", -3),
+    not_by_clients("cluster|delslotsrange", -4),
+    cluster("cluster|failover", -2, NodeCommand::ClusterFailover)
+        .flags(Flags::ADMIN)
+        .docs(
+            Group::Cluster,
+            "3.0.0",
+            "Has the replicas of this node become primaries.",
+        ),
+    not_by_clients("cluster|flushslots", 2),
+    not_by_clients("cluster|forget", 3),
     cluster(
         "cluster|getkeysinslot",
         4,
@@ -214,6 +229,7 @@ const CLUSTER: &[Spec] = &[
     cluster("cluster|links", 2, NodeCommand::ClusterLinks)
         .tips(NONDETERMINISTIC)
         .docs(Group::Cluster, "7.0.0", "Lists the links to other nodes."),
+    not_by_clients("cluster|meet", -4),
     cluster("cluster|myid", 2, NodeCommand::ClusterMyid).docs(
         Group::Cluster,
         "3.0.0",
@@ -231,6 +247,10 @@ const CLUSTER: &[Spec] = &[
         .flags(Flags::ADMIN)
         .tips(NONDETERMINISTIC)
         .docs(Group::Cluster, "5.0.0", "Lists the replicas of a primary."),
+    not_by_clients("cluster|replicate", 3),
+    not_by_clients("cluster|reset", -2),
+    not_by_clients("cluster|set-config-epoch", 3),
+    not_by_clients("cluster|setslot", -4),
     cluster("cluster|shards", 2, NodeCommand::ClusterShards)
         .tips(NONDETERMINISTIC)
         .docs(Group::Cluster, "7.0.0", "Lists the shards and their nodes."),
@@ -254,6 +274,23 @@ const fn config(name: &'static str, arity: i32, command: NodeCommand) -> Spec {
 
 const fn cluster(name: &'static str, arity: i32, command: NodeCommand) -> Spec {
     Spec::node(name, arity, command).flags(Flags::STALE)
+}
+
+/// What Redis Cluster has for putting a cluster together by hand.
+const fn not_by_clients(name: &'static str, arity: i32) -> Spec {
+    Spec::pure(name, arity, see_ctl)
+        .flags(Flags::ADMIN.with(Flags::STALE))
+        .docs(
+            Group::Cluster,
+            "3.0.0",
+            "Refused: nodes and slots are looked after with `kvorum ctl`.",
+        )
+}
+
+fn see_ctl(args: Args<'_>, replies: &mut Replies<'_>) {
+    let verb = printed(args.get(1)).to_ascii_uppercase();
+    let text = b" does nothing here: nodes and slots are looked after with `kvorum ctl`";
+    replies.error_bytes(&[b"ERR CLUSTER ", &verb[..], text].concat());
 }
 
 fn echo(args: Args<'_>, replies: &mut Replies<'_>) {

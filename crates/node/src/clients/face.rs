@@ -105,9 +105,15 @@ pub(crate) fn cluster(
 fn replicas(facts: &Facts<'_>, args: Args<'_>, replies: &mut Replies<'_>) {
     let (cluster, name) = (facts.config.cluster, args.get(2));
     let is_named = |node: &NodeId| node_name(cluster, *node).as_bytes() == name;
-    let all = facts.shards.iter().flat_map(|shard| facts.replicas_of(shard));
+    let all = facts
+        .shards
+        .iter()
+        .flat_map(|shard| facts.replicas_of(shard));
     if !facts.config.members.keys().any(is_named) {
-        if all.into_iter().any(|replica| replica.name.as_bytes() == name) {
+        if all
+            .into_iter()
+            .any(|replica| replica.name.as_bytes() == name)
+        {
             return replies.error("ERR The specified node is not a master");
         }
         return replies.error_bytes(&[b"ERR Unknown node ", printed(name)].concat());
@@ -220,7 +226,11 @@ impl Facts<'_> {
 
     /// `myself,` in the line of what answers at this port.
     fn myself(&self, name: &str) -> &'static str {
-        if self.my_name() == name { "myself," } else { "" }
+        if self.my_name() == name {
+            "myself,"
+        } else {
+            ""
+        }
     }
 
     /// `id host:port@bus flags primary ping pong epoch link slots`.
@@ -236,7 +246,10 @@ impl Facts<'_> {
             terms.max().unwrap_or(0),
         );
         for shard in self.shards {
-            if self.primary_of(shard).is_some_and(|(serves, _)| serves == node) {
+            if self
+                .primary_of(shard)
+                .is_some_and(|(serves, _)| serves == node)
+            {
                 line.extend(shard.slots.runs().map(range_text));
             }
         }
@@ -276,7 +289,12 @@ impl Faces {
     ) -> &[u8] {
         // How far a shard has applied is in neither of them.
         let shards = facts.shards.iter().cloned();
-        let made_of: Vec<_> = shards.map(|shard| ShardFacts { applied: 0, ..shard }).collect();
+        let made_of: Vec<_> = shards
+            .map(|shard| ShardFacts {
+                applied: 0,
+                ..shard
+            })
+            .collect();
         if made_of != self.made_of {
             self.replies.clear();
             self.made_of = made_of;
@@ -377,7 +395,11 @@ fn shard_member(
     replies.bulk(b"replication-offset");
     replies.integer(i64::try_from(shard.applied).unwrap_or(i64::MAX));
     replies.bulk(b"health");
-    replies.bulk(if is_online { &b"online"[..] } else { &b"fail"[..] });
+    replies.bulk(if is_online {
+        &b"online"[..]
+    } else {
+        &b"fail"[..]
+    });
 }
 
 /// CLUSTER NODES: one line a node, and one a replica.
@@ -388,7 +410,11 @@ fn nodes(facts: &Facts<'_>) -> String {
         text.push_str(&facts.node_line(*node, member));
         text.push('\n');
     }
-    for replica in facts.shards.iter().flat_map(|shard| facts.replicas_of(shard)) {
+    for replica in facts
+        .shards
+        .iter()
+        .flat_map(|shard| facts.replicas_of(shard))
+    {
         text.push_str(&facts.replica_line(&replica));
         text.push('\n');
     }

@@ -171,8 +171,8 @@ impl Node {
         }
     }
 
-    /// A command without keys concerns every group that is led here, or followed at the port for replicas. Where none is, it goes where the first
-    /// slot is served, as one with a key would.
+    /// A command without keys concerns every group that is led here, or followed at the port for replicas.
+    /// Where none is, it goes where the first slot is served, as one with a key would.
     pub(super) fn pass_to_all(
         &mut self,
         client: &mut Client,

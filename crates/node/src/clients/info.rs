@@ -25,11 +25,7 @@ const SECTIONS: &[(&str, bool)] = &[
 
 /// The text of INFO for these section names; none means the default ones. At the port for replicas, `primary`
 /// is where the primary of what it answers for is.
-pub(crate) fn info(
-    status: &Status,
-    primary: Option<(&Member, u64)>,
-    wanted: &[String],
-) -> String {
+pub(crate) fn info(status: &Status, primary: Option<(&Member, u64)>, wanted: &[String]) -> String {
     let all = wanted
         .iter()
         .any(|name| name == "all" || name == "everything");

@@ -9,8 +9,8 @@ use kvorum_resp::{Args, Replies};
 use super::connections::Client;
 use super::face::{self, Facts};
 use super::{config_command, info, links};
-use crate::event::Door;
 use crate::config::Member;
+use crate::event::Door;
 use crate::group::batch::ReplyTo;
 use crate::group::waits::Wait;
 use crate::node::Node;
@@ -362,7 +362,9 @@ fn cluster_map(node: &mut Node, client: &mut Client, seq: u32, command: NodeComm
     };
     let version = client.connection.version(seq);
     let reply = faces.reply(&facts, command, version);
-    client.connection.reply(seq, |replies| replies.encoded(reply));
+    client
+        .connection
+        .reply(seq, |replies| replies.encoded(reply));
     node.shared.faces = faces;
 }
 
