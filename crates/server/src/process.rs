@@ -156,8 +156,8 @@ fn check_addresses(settings: &Settings, manifest: Option<&Manifest>) -> Result<(
     }
     Err(format!(
         "the cluster knows this node at {} (replica reads {}, peers {}, HTTP {}), and its settings say {} \
-         (replica reads {}, peers {}, HTTP {}): start it with the addresses that it had, or announce them with --advertise. This version \
-         cannot move a node",
+         (replica reads {}, peers {}, HTTP {}): start it with the addresses that it had, or announce them \
+         with --advertise. This version cannot move a node",
         known.client,
         known.replica,
         known.peer,

@@ -368,8 +368,8 @@ fn cluster_map(node: &mut Node, client: &mut Client, seq: u32, command: NodeComm
     node.shared.faces = faces;
 }
 
-/// CLUSTER FAILOVER, at the port for replicas: the primaries of the shards that are followed here are asked to
-/// hand over to this node. As in Redis, OK says that it was begun.
+/// CLUSTER FAILOVER, at the port for replicas: the primaries of the shards that are followed here are asked
+/// to hand over to this node. As in Redis, OK says that it was begun.
 fn fail_over(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
     let asked = may_fail_over(client.door, args).and_then(|()| {
         let (own, shared) = (node.shared.config.node, &mut node.shared);
