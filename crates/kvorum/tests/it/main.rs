@@ -15,6 +15,7 @@ mod init;
 mod kills;
 mod load;
 mod mapreduce;
+mod moves;
 mod nodes;
 mod pauses;
 mod process;
