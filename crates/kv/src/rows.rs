@@ -15,6 +15,9 @@ use crate::session::{Recorded, SessionRow, Token, Verdict};
 /// Ends are rounded up to this, so that counting open sessions by end takes little room.
 const END_STEP_MS: u64 = 1000;
 
+/// No shard's logged clock is so far behind another's.
+const CLOCK_LAG_MS_MAX: u64 = SESSION_LIFE_MS_MAX;
+
 /// How many rows the planted bug leaves.
 const EVICTING_ROWS: u64 = 4;
 
@@ -62,8 +65,9 @@ impl Keyspace {
 
     /// Whether a command is to be run; if so, [`Keyspace::record`] follows.
     pub(crate) fn judge(&self, once: Once) -> Result<(), NotRun> {
-        // No session ends so late: a token that was never given out must not leave a row for ever.
-        if once.token.end > self.clock + (SESSION_LIFE_MS_MAX + END_STEP_MS) {
+        // No session ends so late: a token that was never given out must not leave a row for ever. It may
+        // have been given out by another shard, whose clock is ahead of this one's.
+        if once.token.end > self.clock + (SESSION_LIFE_MS_MAX + END_STEP_MS + CLOCK_LAG_MS_MAX) {
             return Err(NotRun::WrongToken);
         }
         if once.token.end < self.clock {
