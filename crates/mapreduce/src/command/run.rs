@@ -32,7 +32,8 @@ use crate::worker::serve::LOCAL_PURPOSE;
     The output directory must not exist. It gets one file for each reducer, part-00000 and so on, and \
     _SUCCESS at the very end. A job whose process was killed goes on with: run --resume --output out\n\n\
     With --cluster the job's record is in kvorum, its tasks are done by `worker --cluster` processes \
-    anywhere, and if this process dies, another goes on. Input and output must have the same names for all of them.")]
+    anywhere, and if this process dies, another goes on. Input and output must have the same names for all \
+    of them.")]
 pub(crate) struct Options {
     /// A function of this program: see `apps`
     #[arg(long, value_name = "NAME", conflicts_with_all = ["map", "reduce", "combine"])]

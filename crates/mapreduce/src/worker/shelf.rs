@@ -227,3 +227,93 @@ impl<'a> Fetcher<'a> {
         Ok(file)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::TaskId;
+    use crate::job::Layout;
+    use crate::shuffle::run::RunWriter;
+    use crate::worker::station::Own;
+
+    fn map(number: u32) -> AttemptId {
+        AttemptId {
+            task: TaskId::map(0),
+            epoch: 1,
+            number,
+        }
+    }
+
+    fn station(dir: &Path, place: &str, secret: &Secret) -> Station {
+        let job = JobId::parse("wc-1").expect("a name");
+        let own = Own {
+            folder: folder(dir, &job),
+            place: place.to_owned(),
+            job,
+            secret: secret.clone(),
+        };
+        Station::with(Layout::new(dir), own)
+    }
+
+    type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+    /// What comes of fetching this: pairs, or whether the place was reached.
+    fn fetch(
+        station: &Station,
+        place: &str,
+        (attempt, partition): (AttemptId, u32),
+    ) -> Result<Pairs, bool> {
+        let input = Input {
+            attempt,
+            place: place.to_owned(),
+        };
+        let mut fetcher = Fetcher::new(station, map(99));
+        let readers = match fetcher.fetch(&input, partition, &Pulse::default()) {
+            Ok(readers) => readers,
+            Err(Error::InputLost { unreachable, .. }) => return Err(!unreachable),
+            Err(other) => panic!("{other}"),
+        };
+        let mut pairs = Vec::new();
+        for mut reader in readers {
+            while reader.advance().expect("no damage") {
+                pairs.push((reader.key().to_vec(), reader.value().to_vec()));
+            }
+        }
+        Ok(pairs)
+    }
+
+    #[test]
+    fn a_partition_comes_as_it_was_written_and_what_is_missing_is_told_from_who_is() {
+        let dir = std::env::temp_dir().join(format!("kvorum-mr-shelf-{}", std::process::id()));
+        let job = folder(&dir, &JobId::parse("wc-1").expect("a name"));
+        std::fs::create_dir_all(&job).expect("a directory");
+        let mut run = RunWriter::create(&job.join(map(1).to_string()), 2).expect("a file");
+        for (partition, keys) in [(0, 0..3u32), (1, 100..60_000)] {
+            for key in keys {
+                let key = format!("{key:08}");
+                run.pair(key.as_bytes(), b"v").expect("a pair");
+            }
+            run.end_segment(partition).expect("a segment");
+        }
+        run.finish().expect("a file");
+        let secret = Secret::draw().expect("chance");
+        let place = open("127.0.0.1:0", &secret, &dir).expect("a listener");
+        let here = station(&dir, "127.0.0.1:1", &secret);
+        assert!(here.is_elsewhere(&place) && !here.is_elsewhere("127.0.0.1:1"));
+        let pairs = fetch(&here, &place, (map(1), 1)).expect("pairs");
+        assert_eq!(pairs.len(), 59_900);
+        assert!(pairs.is_sorted() && pairs[0].0 == b"00000100");
+        assert_eq!(fetch(&here, &place, (map(1), 7)), Ok(Vec::new()));
+        assert_eq!(fetch(&here, &place, (map(2), 1)), Err(true), "no such file");
+        let reduce = AttemptId {
+            task: TaskId::reduce(0),
+            ..map(1)
+        };
+        assert_eq!(fetch(&here, &place, (reduce, 0)), Err(true), "not served");
+        assert_eq!(fetch(&here, "127.0.0.1:1", (map(1), 1)), Err(false));
+        let other = Secret::draw().expect("chance");
+        let stranger = station(&dir, "127.0.0.1:1", &other);
+        assert_eq!(fetch(&stranger, &place, (map(1), 1)), Err(false));
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+}
