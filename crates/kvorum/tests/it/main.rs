@@ -15,6 +15,7 @@ mod init;
 mod kills;
 mod load;
 mod mapreduce;
+mod mapreduce_cluster;
 mod nodes;
 mod pauses;
 mod process;
