@@ -21,6 +21,10 @@ pub struct Config {
     pub members: BTreeMap<NodeId, Member>,
     /// The groups that this node was made a member of when the cluster was made.
     pub groups: Vec<GroupSpec>,
+    /// The cluster as it was made, for the nodes that hold a replica of the shard manager from the beginning.
+    pub founding: Option<Arc<kvorum_cluster::Plan>>,
+    /// How long a node may be silent before its replicas are put elsewhere.
+    pub node_dead_ticks: u64,
     /// The password of the default user; `None` for none.
     pub password: Option<String>,
     /// How long a tick is, in milliseconds.

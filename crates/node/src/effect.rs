@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use kvorum_base::{ConnId, GroupId, NodeId};
 
+use crate::format::manager::Answer;
 use crate::group::snapshot::SnapshotWriter;
 use crate::log::{BatchSeq, SegmentId};
 
@@ -74,6 +75,13 @@ pub enum Effect {
     Again,
     /// More work is at hand than one turn should do: end another turn soon, whatever else happens.
     Continue,
+    /// What became of `Control::Manage`.
+    Managed {
+        /// The request's.
+        token: u64,
+        /// What became of it.
+        answer: Box<Answer>,
+    },
     /// Tell the operator.
     Note(Box<Note>),
     /// End the process.

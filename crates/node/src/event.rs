@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 
+use kvorum_cluster::Request;
+
 use crate::log::{BatchSeq, SegmentId};
 use crate::moves::order::MoveOrders;
 use crate::status::Process;
@@ -107,6 +109,13 @@ pub enum Control {
     Shutdown,
     /// These moves are open, and no others.
     Moves(MoveOrders),
+    /// Have this done by the shard manager, and say what became of it by `Effect::Managed`.
+    Manage {
+        /// Names the answer.
+        token: u64,
+        /// What is asked.
+        request: Box<Request>,
+    },
     /// The shard manager's state at some entry. An older one than is known is ignored.
     Cluster(Arc<kvorum_cluster::State>),
     /// Take a snapshot of this group now.

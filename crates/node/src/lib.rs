@@ -22,6 +22,7 @@ pub mod group;
 pub mod inspect;
 pub mod limits;
 pub mod log;
+pub mod manager;
 pub mod moves;
 mod node;
 mod peers;

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use kvorum_base::{ConnId, GroupId, NodeId, Prng, Slot, UnixMillis};
+use kvorum_cluster::Request;
 use kvorum_kv::Keyspace;
 use kvorum_resp::{OutBuf, Scratch};
 
@@ -18,6 +19,8 @@ use crate::event::{Control, Event};
 use crate::group::Group;
 use crate::limits::{ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, ENTRY_OVERHEAD_BYTES, FAREWELL_TICKS};
 use crate::log::{BatchSeq, Durable, Log};
+use crate::manager::MANAGER;
+use crate::manager::ask::Who;
 use crate::places::Places;
 use crate::shared::Shared;
 use crate::status::{Process, Status};
@@ -244,6 +247,9 @@ impl Node {
                 group.tick(&mut self.shared, effects);
             }
         }
+        if self.serving() {
+            self.tick_manager();
+        }
         self.refuse_overdue_held();
         // Whoever waits is tried again: a leadership may have been handed over, or not.
         self.shared.roles_changed |= !self.shared.waiting.is_empty();
@@ -349,6 +355,9 @@ impl Node {
                 }
             }
             Control::Moves(orders) => self.shared.orders = orders.clone(),
+            Control::Manage { token, request } => {
+                self.manage(Request::clone(request), Who::Operator(*token));
+            }
             Control::Cluster(cluster) => self.shared.learn(cluster),
             Control::Snapshot { group } => {
                 if let Some(group) = self.group_mut(*group) {
@@ -456,6 +465,7 @@ impl Node {
                     group.end_of_turn(&mut self.shared, effects);
                 }
             }
+            self.manager_end_of_turn();
             self.answer_gathered();
             self.places.update(&self.groups);
         }
@@ -482,7 +492,7 @@ impl Node {
 
     /// The face's facts on each shard: the own groups know best, of the others there are hints.
     pub(crate) fn shard_facts(&self) -> Vec<ShardFacts> {
-        let here = self.groups.iter().map(|group| ShardFacts {
+        let here = self.shards().map(|group| ShardFacts {
             group: group.id,
             slots: Arc::clone(group.served()),
             primary: group.primary().or(group.primary_hint),
@@ -492,7 +502,7 @@ impl Node {
         });
         let specs = self.shared.config.groups.iter();
         let elsewhere = specs
-            .filter(|spec| !self.has_group(spec.group))
+            .filter(|spec| spec.group != MANAGER && !self.has_group(spec.group))
             .map(|spec| {
                 let hint = self.shared.peers.primary_of(spec.group);
                 let member = spec.replicas.values().next().copied();
@@ -508,6 +518,17 @@ impl Node {
         let mut facts: Vec<_> = here.chain(elsewhere).collect();
         facts.sort_by_key(|shard| shard.group);
         facts
+    }
+
+    /// The groups that have keys: all but the shard manager's.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(|group| group.id != MANAGER)
+    }
+
+    /// The shard manager's state, the newest that was heard of.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<kvorum_cluster::State>> {
+        self.shared.cluster.as_ref()
     }
 
     fn has_group(&self, id: GroupId) -> bool {
@@ -560,7 +581,12 @@ impl Node {
             snapshot_failed: self.snapshot_failed,
             commands_per_second: self.commands_per_second,
             counters,
-            groups: self.groups.iter().map(Group::status).collect(),
+            manager: self
+                .groups
+                .iter()
+                .find(|group| group.id == MANAGER)
+                .map(Group::status),
+            groups: self.shards().map(Group::status).collect(),
         }
     }
 

@@ -12,6 +12,7 @@ use kvorum_raft::{Body, Entry, Message};
 
 use crate::config::Config;
 use crate::effect::{Effect, Level, Link};
+use crate::format::manager::ManagerMessage;
 use crate::format::moves::MoveMessage;
 use crate::format::peer::{self, PeerHeader, PeerMessage};
 use crate::limits::FRAME_BYTES_TARGET;
@@ -221,6 +222,22 @@ impl Peers {
         self.push(node, Link::Bulk, PeerMessage::Move(message));
     }
 
+    /// Sends something to the shard manager's primary, or from it.
+    pub(crate) fn send_manager(&mut self, node: NodeId, message: ManagerMessage) {
+        self.push(node, Link::Bulk, PeerMessage::Manager(message));
+    }
+
+    /// For how long another node was not heard; since the start, if never.
+    pub(crate) fn silent_ticks(&self, node: NodeId, now_tick: u64) -> u64 {
+        let peer = self.peers.get(&node);
+        peer.map_or(0, |peer| now_tick - peer.heard_tick.unwrap_or(0))
+    }
+
+    /// Whether a node has said that it lost promises.
+    pub(crate) fn is_lost(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.lost)
+    }
+
     /// Tells all nodes but these that this one leads the group.
     pub(crate) fn announce(&mut self, group: GroupId, term: Term, members: &[NodeId]) {
         let others: Vec<NodeId> = self.peers.keys().copied().collect();
@@ -344,6 +361,7 @@ impl Node {
                 }
             }
             PeerMessage::Move(message) => self.move_message(from, &message),
+            PeerMessage::Manager(message) => self.manager_message(from, message),
             PeerMessage::Leads { group, term } => {
                 let primaries = &mut self.shared.peers.primaries;
                 let known = primaries.entry(group).or_insert((term, from));

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::effect::{Effect, Level, Note};
 use crate::format::moves::MoveMessage;
 use crate::log::Log;
+use crate::manager::Manager;
 use crate::moves::order::MoveOrders;
 use crate::peers::Peers;
 use crate::status::Counters;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) cluster: Option<Arc<kvorum_cluster::State>>,
     /// What it wants moved.
     pub(crate) orders: MoveOrders,
+    /// Its dealings with the shard manager.
+    pub(crate) manager: Manager,
     /// Who leads the groups that have a replica here.
     pub(crate) primaries: BTreeMap<GroupId, NodeId>,
     /// What one group here says to another one here.
@@ -64,6 +67,7 @@ impl Shared {
             more_to_do: false,
             cluster: None,
             orders: MoveOrders::default(),
+            manager: Manager::default(),
             primaries: BTreeMap::new(),
             loopback: Vec::new(),
             notes: Vec::new(),

@@ -19,6 +19,7 @@ use crate::group::Group;
 use crate::group::apply::{State, run_commands};
 use crate::limits;
 use crate::log::{Log, Recovered, RecoveredGroup};
+use crate::manager::MANAGER;
 use crate::node::{Node, batch_bytes};
 use crate::shared::Shared;
 
@@ -189,8 +190,14 @@ fn empty_state(spec: &GroupSpec, shared: &Shared, membership: Arc<Membership>) -
     let mut keyspace =
         Keyspace::serving(shared.config.hash_key, served, first_session_of(spec.group));
     keyspace.set_planted(shared.config.planted);
+    let founding = shared.config.founding.as_ref();
+    let manager = founding.filter(|_| spec.group == MANAGER).map(|plan| {
+        let state = kvorum_cluster::State::initial(plan);
+        Arc::new(state.expect("a cluster was made by a plan that was looked at"))
+    });
     State {
         keyspace,
+        manager,
         applied: Index::ZERO,
         applied_term: Term::ZERO,
         membership,

@@ -39,7 +39,9 @@ pub struct Status {
     pub commands_per_second: u64,
     /// What only ever grows.
     pub counters: Counters,
-    /// The groups that have a replica here.
+    /// The replica of the shard manager, if one is here.
+    pub manager: Option<GroupStatus>,
+    /// The shards that have a replica here.
     pub groups: Vec<GroupStatus>,
 }
 

@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::identity::split_address;
 use crate::secret::Secret;
 
 /// Distance from a node's client port to its port for replica reads, where not said otherwise.
@@ -97,6 +98,11 @@ pub struct NodeOptions {
     /// Shortest election timeout in milliseconds; the longest is twice that [default: 500]
     #[arg(long, env = "KVORUM_ELECTION_MS", value_name = "MS")]
     pub election_ms: Option<u64>,
+
+    /// Milliseconds of silence after which a node counts as dead and its replicas are put on others
+    /// [default: 300000]
+    #[arg(long, env = "KVORUM_NODE_DEAD_MS", value_name = "MS")]
+    pub node_dead_ms: Option<u64>,
 
     /// Where the log is synced: helper, inline, or auto (decides by what is going on) [default: auto]
     #[arg(long, env = "KVORUM_SYNC", value_name = "MODE")]
@@ -195,6 +201,7 @@ impl NodeOptions {
             max_clients: options.max_clients.unwrap_or(10_000).max(1),
             max_memory: options.max_memory.map(|size| size.0),
             election_ms: options.election_ms.unwrap_or(500),
+            node_dead_ms: options.node_dead_ms.unwrap_or(300_000),
             sync: options.sync.unwrap_or(SyncMode::Auto),
             snapshot_bandwidth: options.snapshot_bandwidth.map_or(200 << 20, |size| size.0),
             log_level: options.log_level.unwrap_or(LogLevel::Info),
@@ -223,6 +230,7 @@ impl NodeOptions {
             max_clients: self.max_clients.or(file.max_clients),
             max_memory: self.max_memory.or(file.max_memory),
             election_ms: self.election_ms.or(file.election_ms),
+            node_dead_ms: self.node_dead_ms.or(file.node_dead_ms),
             sync: self.sync.or(file.sync),
             snapshot_bandwidth: self.snapshot_bandwidth.or(file.snapshot_bandwidth),
             log_level: self.log_level.or(file.log_level),
@@ -263,6 +271,8 @@ pub struct Settings {
     pub max_memory: Option<u64>,
     /// Shortest election timeout, in milliseconds.
     pub election_ms: u64,
+    /// Milliseconds of silence that make a node dead.
+    pub node_dead_ms: u64,
     /// Where the log is synced.
     pub sync: SyncMode,
     /// Bytes a second for snapshots.
@@ -295,6 +305,13 @@ impl Settings {
             return Err(format!(
                 "--election-ms {} is out of range: 50 to 60000",
                 self.election_ms
+            ));
+        }
+        if self.node_dead_ms < 10 * self.election_ms {
+            return Err(format!(
+                "--node-dead-ms {} is too short: at least ten election timeouts, {}",
+                self.node_dead_ms,
+                10 * self.election_ms
             ));
         }
         if self.snapshot_bandwidth < 1 << 20 {
@@ -337,6 +354,29 @@ pub struct Advertised {
     pub peer: String,
     /// For HTTP.
     pub http: String,
+}
+
+impl Advertised {
+    /// The same, as the shard manager keeps it.
+    ///
+    /// # Errors
+    /// If one is not HOST:PORT.
+    pub fn to_cluster(&self) -> Result<kvorum_cluster::Addresses, String> {
+        let address = |text: &str| {
+            let (host, port) = split_address(text)?;
+            Ok::<_, String>(kvorum_cluster::Address {
+                host: host.to_owned(),
+                port,
+            })
+        };
+        Ok(kvorum_cluster::Addresses {
+            client: address(&self.client)?,
+            replica: address(&self.replica)?,
+            peer: address(&self.peer)?,
+            http: address(&self.http)?,
+            other_names: Vec::new(),
+        })
+    }
 }
 
 /// The first given of these, completed with the port listened on.

@@ -16,6 +16,7 @@
 //! A node is *prepared* before it is *started*. Between the two lies the decision that every named node
 //! is prepared; only a started node ever takes part in anything.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use std::sync::Arc;
 use kvorum_base::crc::crc32c;
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{ClusterId, GroupId, NodeId, ReplicaId, SlotSet};
+use kvorum_cluster as founding;
+use kvorum_cluster::MANAGER;
 use kvorum_node::GroupSpec;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +37,7 @@ use crate::secret::{Secret, from_hex, random, random_id, to_hex};
 /// Name of the manifest in the data directory.
 pub const MANIFEST_FILE: &str = "MANIFEST";
 /// The format written, and the newest that is read.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const TITLE: &str = "kvorum manifest ";
 const CHECKSUM: &str = "crc32c ";
 
@@ -47,6 +50,8 @@ pub struct Plan {
     pub hash_key: String,
     /// Its nodes.
     pub members: Vec<PlannedNode>,
+    /// The replicas of its shard manager.
+    pub manager: Vec<PlannedReplica>,
     /// Its shards; each is one group.
     pub shards: Vec<PlannedShard>,
 }
@@ -56,6 +61,8 @@ pub struct Plan {
 pub struct PlannedNode {
     /// The node's id, from 1.
     pub node: u64,
+    /// The number of its data directory, drawn at random: another directory is never this node.
+    pub directory: u64,
     /// Where it is reached.
     pub addresses: Advertised,
 }
@@ -116,6 +123,21 @@ impl Shape {
         Ok(())
     }
 
+    /// The replicas of the shard manager, on as many nodes as make it survive one or two of them.
+    fn manager(self, nodes: u64) -> Vec<PlannedReplica> {
+        let count = match nodes {
+            0..=4 => nodes.min(3),
+            _ => 5,
+        };
+        let first = u64::from(self.shards) * u64::from(self.replicas) + 1;
+        (0..count)
+            .map(|number| PlannedReplica {
+                replica: first + number,
+                node: number + 1,
+            })
+            .collect()
+    }
+
     /// The slots as even runs, replicas and primaries as even as the numbers allow.
     fn shards(self, nodes: u64) -> Vec<PlannedShard> {
         let (shards, replicas) = (u32::from(self.shards), u64::from(self.replicas));
@@ -142,10 +164,15 @@ impl Plan {
         Self {
             cluster: random_id(),
             hash_key: to_hex(&random::<16>()),
+            manager: shape.manager(nodes.len() as u64),
             shards: shape.shards(nodes.len() as u64),
             members: (1..)
                 .zip(nodes)
-                .map(|(node, addresses)| PlannedNode { node, addresses })
+                .map(|(node, addresses)| PlannedNode {
+                    node,
+                    directory: random_id(),
+                    addresses,
+                })
                 .collect(),
         }
     }
@@ -161,7 +188,17 @@ impl Plan {
         let nodes = self.members.iter().map(|member| member.node);
         let groups = self.shards.iter().map(|shard| shard.group);
         let replicas = self.shards.iter().flat_map(|shard| &shard.replicas);
-        if !are_ids(nodes) || !are_ids(groups) || !are_ids(replicas.map(|replica| replica.replica))
+        let replicas = replicas.chain(&self.manager);
+        let directories = self.members.iter().map(|member| member.directory);
+        let replicas = replicas.map(|replica| replica.replica);
+        if ![
+            are_ids(nodes),
+            are_ids(groups),
+            are_ids(replicas),
+            are_ids(directories),
+        ]
+        .into_iter()
+        .all(|sound| sound)
         {
             return Err("the plan has no nodes, no shards, or an id twice".to_owned());
         }
@@ -187,9 +224,14 @@ impl Plan {
                 ));
             }
         }
+        let places = self.manager.iter().map(|replica| replica.node);
+        if !are_ids(places.clone()) || !places.into_iter().all(|node| self.member(node).is_some()) {
+            return Err("the plan's shard manager has no good place".to_owned());
+        }
         for member in &self.members {
             for address in [
                 &member.addresses.client,
+                &member.addresses.replica,
                 &member.addresses.peer,
                 &member.addresses.http,
             ] {
@@ -210,6 +252,11 @@ impl Plan {
     pub fn cluster_name(&self) -> String {
         format!("{:016x}", self.cluster)
     }
+}
+
+fn replicas_of(planned: &[PlannedReplica]) -> BTreeMap<ReplicaId, NodeId> {
+    let place = |replica: &PlannedReplica| (ReplicaId(replica.replica), NodeId(replica.node));
+    planned.iter().map(place).collect()
 }
 
 /// Whether there are any, none of them is 0 and none is there twice.
@@ -344,16 +391,62 @@ impl Manifest {
     /// The cluster's groups.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupSpec> {
-        let replica_of =
-            |replica: &PlannedReplica| (ReplicaId(replica.replica), NodeId(replica.node));
         let shards = self.plan.shards.iter();
         let specs = shards.map(|shard| GroupSpec {
             group: GroupId(shard.group),
             slots: Arc::new(SlotSet::of_runs(shard.slots.iter().copied())),
-            replicas: shard.replicas.iter().map(replica_of).collect(),
+            replicas: replicas_of(&shard.replicas),
             preferred: shard.preferred.map(NodeId),
         });
-        specs.collect()
+        let manager = GroupSpec {
+            group: MANAGER,
+            slots: Arc::default(),
+            replicas: replicas_of(&self.plan.manager),
+            preferred: None,
+        };
+        specs.chain([manager]).collect()
+    }
+
+    /// What the shard manager begins with.
+    ///
+    /// # Errors
+    /// If an address cannot be read.
+    pub fn founding(&self) -> Result<founding::Plan, String> {
+        let wanted = |replicas: &[PlannedReplica]| replicas.len() as u8;
+        let shard_of = |shard: &PlannedShard| {
+            let home = |replica: &&PlannedReplica| Some(replica.node) == shard.preferred;
+            let preferred = shard.replicas.iter().find(home);
+            let planned = founding::PlannedGroup {
+                name: format!("shard-{}", shard.group),
+                replicas: replicas_of(&shard.replicas),
+                preferred: preferred.map(|replica| ReplicaId(replica.replica)),
+                wanted: wanted(&shard.replicas),
+            };
+            (GroupId(shard.group), planned)
+        };
+        let node_of = |member: &PlannedNode| {
+            let planned = founding::PlannedNode {
+                directory: member.directory,
+                addresses: member.addresses.to_cluster()?,
+                capacity: founding::Capacity::default(),
+            };
+            Ok((NodeId(member.node), planned))
+        };
+        let nodes: Result<_, String> = self.plan.members.iter().map(node_of).collect();
+        Ok(founding::Plan {
+            cluster: self.cluster(),
+            slot_count: SLOT_COUNT,
+            last_shard_may_leave: false,
+            settings: founding::Settings::default(),
+            nodes: nodes?,
+            manager: founding::PlannedGroup {
+                name: String::new(),
+                replicas: replicas_of(&self.plan.manager),
+                preferred: None,
+                wanted: wanted(&self.plan.manager),
+            },
+            shards: self.plan.shards.iter().map(shard_of).collect(),
+        })
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -477,8 +570,8 @@ mod tests {
     #[test]
     fn another_format_is_refused_by_name() {
         let text = String::from_utf8(manifest().encode()).expect("text");
-        for (other, word) in [("manifest 3", "newer"), ("manifest 1", "before")] {
-            let other = text.replacen("manifest 2", other, 1);
+        for (other, word) in [("manifest 4", "newer"), ("manifest 2", "before")] {
+            let other = text.replacen("manifest 3", other, 1);
             let refused = Manifest::parse(other.as_bytes()).expect_err("refused");
             assert!(refused.contains(word), "{refused}");
         }

@@ -32,6 +32,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
+use kvorum_node::format::manager::Answer;
 use kvorum_node::status::Process;
 use kvorum_node::{BatchSeq, Effect, Event, Level, Link, Node, Note, StopReason};
 use kvorum_resp::OutBuf;
@@ -101,6 +102,8 @@ pub struct Parts {
     pub members: Vec<PeerAddress>,
     /// Shows the core to the control thread, once a second.
     pub publish: Box<dyn Fn(&Node)>,
+    /// Passes the shard manager's answers on.
+    pub managed: Box<dyn Fn(u64, Answer)>,
     /// Notes durably that the log was begun: to be done before anything is promised on it.
     pub first_sync: Option<FirstSync>,
 }
@@ -145,6 +148,7 @@ pub(crate) struct Core {
     max_clients: u32,
     published: Instant,
     publish_to: Box<dyn Fn(&Node)>,
+    managed: Box<dyn Fn(u64, Answer)>,
     first_sync: Option<FirstSync>,
     end: Option<End>,
 }
@@ -199,6 +203,7 @@ impl Lane {
             max_clients: parts.max_clients,
             published: Instant::now(),
             publish_to: parts.publish,
+            managed: parts.managed,
             first_sync: parts.first_sync,
             end: None,
         };
@@ -559,6 +564,7 @@ impl Core {
             Effect::DropSnapshot { group, number } => self.disk.drop_snapshot(group, number),
             Effect::Again => self.ends_again = true,
             Effect::Continue => self.goes_on = true,
+            Effect::Managed { token, answer } => (self.managed)(token, *answer),
             Effect::Note(note) => log_note(&note),
             Effect::Stop(reason) => {
                 self.end = Some(match *reason {

@@ -213,7 +213,7 @@ fn run_lane(
     let disk = Disk::start(files, &snapshots, options, shared.metrics.clone(), &mailbox)
         .map_err(|error| format!("cannot start the disk threads: {error}"))?;
     shared.lane_runs(&mailbox);
-    let publish_to = shared.clone();
+    let (publish_to, answer_to) = (shared.clone(), shared.clone());
     let parts = Parts {
         started,
         disk,
@@ -229,7 +229,10 @@ fn run_lane(
             secret: manifest.secret(),
         },
         members: manifest.peers(),
-        publish: Box::new(move |node: &Node| publish_to.publish(NodeStatus::from(&node.status()))),
+        publish: Box::new(move |node: &Node| {
+            publish_to.publish(NodeStatus::from(&node.status()), node.cluster());
+        }),
+        managed: Box::new(move |token, answer| answer_to.managed(token, answer)),
         first_sync: note_log_begun(&settings.dir, manifest),
     };
     run(parts).map_err(|error| format!("the lane cannot start: {error}"))

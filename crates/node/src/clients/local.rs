@@ -11,6 +11,7 @@ use super::face::{self, Facts};
 use super::{config_command, info, links};
 use crate::group::batch::ReplyTo;
 use crate::group::waits::Wait;
+use crate::manager::MANAGER;
 use crate::node::Node;
 
 /// Runs such a command.
@@ -204,8 +205,7 @@ fn time(node: &Node, replies: &mut Replies<'_>) {
 /// ROLE: a node is announced as a primary, with the followers of what it leads.
 fn role(node: &Node, client: &mut Client, seq: u32) {
     let led = node
-        .groups
-        .iter()
+        .shards()
         .find(|group| group.leading())
         .map(|group| group.status());
     let members = &node.shared.config.members;
@@ -258,7 +258,7 @@ fn wait(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
     let now_tick = node.shared.now_tick;
     let until_tick = (timeout_ms > 0).then(|| now_tick + ticks);
     let mut led: Vec<_> = (node.groups.iter_mut())
-        .filter(|group| group.leading())
+        .filter(|group| group.leading() && group.id != MANAGER)
         .map(|group| (client.last_write(group.id), group))
         .collect();
     // Those that it wrote to; one that it did not write to says how many follow it.

@@ -23,7 +23,8 @@
 //!
 //! | kind | item | fields |
 //! |---|---|---|
-//! | 1 | header | group 8, index 8, term 8, membership, moves as in `moves` |
+//! | 1 | header | group 8, index 8, term 8, membership, moves as in `moves`, block: the shard manager as in
+//! | | | the `cluster` crate, empty in all groups but its own |
 //! | 2 | meta | clock 8, level 4, next session, count (varints), per end: end 8, count varint; count |
 //! | | | (varint) of runs of served slots, per run: first 2, last 2 |
 //! | 3 | slot | slot 2, version, last removal, sessions, keys (varints), hash 8 |
@@ -82,6 +83,8 @@ pub struct SnapshotHeader {
     pub membership: Arc<Membership>,
     /// What was decided about moves of slots.
     pub moves: Arc<Moves>,
+    /// The shard manager's state, in its own group.
+    pub manager: Option<Arc<kvorum_cluster::State>>,
 }
 
 /// Why pieces are not a snapshot.
@@ -256,6 +259,7 @@ fn put_header(out: &mut Vec<u8>, header: &SnapshotHeader) {
         term,
         membership,
         moves,
+        manager,
     } = header;
     out.push(1);
     for number in [group.0, index.0, term.0] {
@@ -263,6 +267,8 @@ fn put_header(out: &mut Vec<u8>, header: &SnapshotHeader) {
     }
     put_membership(out, membership);
     put_moves(out, moves);
+    let manager = manager.as_ref().map(|manager| manager.encode());
+    put_block(out, &manager.unwrap_or_default());
 }
 
 /// Appends an item. Every item and every field is taken apart by name, so that a new one cannot be
@@ -640,6 +646,10 @@ fn read_header(reader: &mut Reader<'_>) -> Result<SnapshotHeader, Malformed> {
         term: super::read_term(reader)?,
         membership: Arc::new(read_membership(reader)?),
         moves: Arc::new(read_moves(reader)?),
+        manager: match reader.block("shard manager")? {
+            [] => None,
+            bytes => Some(Arc::new(kvorum_cluster::State::decode(bytes)?)),
+        },
     })
 }
 

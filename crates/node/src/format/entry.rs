@@ -23,6 +23,7 @@
 //! | 4 | checkpoint: every replica notes the hash of its state here | - |
 //! | 5 | level: what later entries mean is decided by this feature level | 2 bytes |
 //! | 6 | move: of slots, to or from this group | as in `moves` |
+//! | 7 | request to the shard manager, in its own group only | as in the `cluster` crate |
 //!
 //! The format has no version of its own: its carriers (log, peer frame) have. A new kind may be
 //! proposed only at a feature level that all replicas of the group understand.
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvorum_base::crc::{crc32c, crc32c_from};
 use kvorum_base::{Index, Malformed, Reader, Term, UnixMillis};
+use kvorum_cluster::Request;
 use kvorum_raft::{Entry, Payload};
 
 use super::membership::{put_membership, read_membership};
@@ -53,6 +55,7 @@ const MEMBERSHIP: u8 = 3;
 const CHECKPOINT: u8 = 4;
 const LEVEL: u8 = 5;
 const MOVE: u8 = 6;
+const MANAGER: u8 = 7;
 
 /// A batch of commands that becomes one entry. The header is left open until the place in the log is
 /// known.
@@ -175,6 +178,14 @@ pub fn encode_move(term: Term, index: Index, clock: UnixMillis, entry: &MoveEntr
     seal(bytes, term, index, clock, MOVE)
 }
 
+/// A request to the shard manager.
+#[must_use]
+pub fn encode_request(term: Term, index: Index, clock: UnixMillis, request: &Request) -> Bytes {
+    let mut bytes = vec![0; HEADER_BYTES];
+    bytes.extend_from_slice(&request.encode());
+    seal(bytes, term, index, clock, MANAGER)
+}
+
 /// An entry that consensus makes by itself. It says nothing about time.
 ///
 /// # Panics
@@ -267,6 +278,10 @@ pub fn decode(data: Bytes) -> Result<Entry, Malformed> {
             moves::read_entry(&mut reader)?;
             Payload::Command
         }
+        MANAGER => {
+            Request::decode(reader.take(reader.remaining(), "request")?)?;
+            Payload::Command
+        }
         _ => return Err(reader.malformed("entry kind")),
     };
     reader.end("entry payload")?;
@@ -293,6 +308,8 @@ pub enum Content<'a> {
     Level(u16),
     /// A step of a move of slots.
     Move(MoveEntry<'a>),
+    /// A request to the shard manager.
+    Request(Box<Request>),
 }
 
 /// What this entry says. The entry was checked when it was decoded, or made here.
@@ -313,6 +330,10 @@ pub fn content(entry: &Entry) -> Content<'_> {
         MOVE => {
             let entry = moves::read_entry(&mut Reader::new(payload));
             Content::Move(entry.expect("a move's entry was read when it was decoded"))
+        }
+        MANAGER => {
+            let request = Request::decode(payload);
+            Content::Request(Box::new(request.expect("read when it was decoded")))
         }
         kind => panic!("an entry of kind {kind} was let in"),
     }
@@ -395,6 +416,9 @@ pub fn fuzz(bytes: &[u8]) {
         Content::Checkpoint => encode_checkpoint(entry.term, entry.index, clock(&entry)),
         Content::Level(level) => encode_level(entry.term, entry.index, clock(&entry), level),
         Content::Move(step) => encode_move(entry.term, entry.index, clock(&entry), &step),
+        Content::Request(request) => {
+            encode_request(entry.term, entry.index, clock(&entry), &request)
+        }
         Content::Empty | Content::Membership => {
             encode_raft(entry.term, entry.index, &entry.payload)
         }

@@ -24,6 +24,7 @@
 //! | 6 | diverged | group, replica, index, hash 8 |
 //! | 7 | leads | group, term |
 //! | 8 | move | as in `moves` |
+//! | 11 | manager | as in `manager` |
 //!
 //! | body kind | | |
 //! |---|---|---|
@@ -54,6 +55,7 @@ use kvorum_base::{GroupId, Index, Malformed, Reader, ReplicaId, Term, UnixMillis
 use kvorum_raft::{AppendOutcome, Body, Chunk, Entry, Message, SnapshotId};
 
 use super::entry;
+use super::manager::{self, ManagerMessage};
 use super::membership::{membership_len, put_membership, read_membership};
 use super::moves::{self, MoveMessage};
 
@@ -143,6 +145,8 @@ pub enum PeerMessage {
     },
     /// From the primary of one group to that of another, about slots that move between them.
     Move(MoveMessage),
+    /// To the shard manager's primary, or from it.
+    Manager(ManagerMessage),
 }
 
 /// How many bytes the message takes in a frame, at most; few more than it does. For cutting frames, so
@@ -155,6 +159,7 @@ pub fn bytes(message: &PeerMessage) -> usize {
     let message = match message {
         PeerMessage::Raft { message, .. } => message,
         PeerMessage::Move(message) => return moves::message_bytes(message),
+        PeerMessage::Manager(message) => return manager::message_bytes(message),
         _ => return NUMBERS_BYTES,
     };
     let more = match &message.body {
@@ -247,6 +252,10 @@ fn put_message(head: &mut Vec<u8>, body: &mut Vec<Bytes>, message: &PeerMessage)
         PeerMessage::Move(message) => {
             head.push(8);
             moves::put_message(head, message);
+        }
+        PeerMessage::Manager(message) => {
+            head.push(11);
+            manager::put_message(head, message);
         }
     }
 }
@@ -447,6 +456,7 @@ fn read_message(head: &mut Reader<'_>, body: &mut FrameBody<'_>) -> Result<PeerM
             term: term(head)?,
         },
         8 => PeerMessage::Move(moves::read_message(head)?),
+        11 => PeerMessage::Manager(manager::read_message(head)?),
         _ => return Err(head.malformed("message kind")),
     })
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use kvorum_base::crc::crc32c;
 use kvorum_base::slot::slot_of;
 use kvorum_base::{Bug, Index, ReplicaId, Slot, Term};
+use kvorum_cluster::Request;
 use kvorum_kv::{Command, Keyspace, Spec, WARM_KEYS_MAX};
 use kvorum_raft::{Entry, Membership, Payload};
 use kvorum_resp::{Args, Replies};
@@ -40,6 +41,8 @@ pub(crate) struct State {
     pub(crate) membership: Arc<Membership>,
     /// What was decided about moves of slots.
     pub(crate) moves: Arc<Moves>,
+    /// The shard manager, in its own group.
+    pub(crate) manager: Option<Arc<kvorum_cluster::State>>,
 }
 
 impl State {
@@ -65,7 +68,11 @@ impl State {
         let mut moves = Vec::new();
         put_moves(&mut moves, &self.moves);
         let moves = u64::from(crc32c(&moves)) << 32;
-        self.keyspace.state_hash().wrapping_add(moves)
+        let manager = self.manager.as_ref().map_or(0, |manager| manager.hash());
+        self.keyspace
+            .state_hash()
+            .wrapping_add(moves)
+            .wrapping_add(manager)
     }
 }
 
@@ -132,6 +139,10 @@ impl Group {
                     Content::Checkpoint => self.note_checkpoint(entry.index, shared),
                     Content::Level(level) => state.keyspace.raise_level(u32::from(level)),
                     Content::Move(step) => self.apply_move(entry.term, step, shared),
+                    Content::Request(request) => {
+                        apply_request(state, entry.term, &request, shared);
+                        self.unchanged = false;
+                    }
                     Content::Empty | Content::Membership => {}
                 }
             }
@@ -244,6 +255,15 @@ impl Group {
             }
         }
     }
+}
+
+/// A request to the shard manager. In the log of any other group there is none.
+fn apply_request(state: &mut State, term: Term, request: &Request, shared: &mut Shared) {
+    let Some(manager) = &mut state.manager else {
+        return;
+    };
+    let reply = Arc::make_mut(manager).apply(state.applied, request);
+    shared.manager.asks.applied(state.applied, term, reply);
 }
 
 pub(crate) fn run_commands(

@@ -473,6 +473,7 @@ impl From<Loaded> for State {
             term,
             membership,
             moves,
+            manager,
         } = loaded.header;
         Self {
             keyspace: loaded.keyspace,
@@ -480,6 +481,7 @@ impl From<Loaded> for State {
             applied_term: term,
             membership,
             moves,
+            manager,
         }
     }
 }
@@ -491,6 +493,7 @@ fn header_of(group: GroupId, state: &State) -> SnapshotHeader {
         term: state.applied_term,
         membership: Arc::clone(&state.membership),
         moves: Arc::clone(&state.moves),
+        manager: state.manager.clone(),
     }
 }
 

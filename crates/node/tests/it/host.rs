@@ -86,6 +86,8 @@ fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
                 .collect(),
             preferred: None,
         }],
+        founding: None,
+        node_dead_ticks: 1000,
         password: None,
         tick_ms: 10,
         heartbeat_ticks: 10,
@@ -245,6 +247,9 @@ impl Bench {
                 }
                 Effect::DropSnapshot { group, number } => {
                     host.disk.snapshots.remove(&(group, number));
+                }
+                Effect::Managed { token, answer } => {
+                    let _ = writeln!(self.trace, "node {id}: request {token}: {answer:?}");
                 }
                 Effect::Note(note) => {
                     let _ = writeln!(self.trace, "node {id}: {}", note.text);

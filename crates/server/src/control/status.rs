@@ -31,7 +31,9 @@ pub struct NodeStatus {
     pub connections: u64,
     /// Commands in the last full second.
     pub commands_per_second: u64,
-    /// The groups that have a replica here.
+    /// The replica of the shard manager, if one is here.
+    pub manager: Option<GroupStatus>,
+    /// The shards that have a replica here.
     pub groups: Vec<GroupStatus>,
     /// What only ever grows, by name.
     pub counters: BTreeMap<String, u64>,
@@ -101,6 +103,7 @@ impl From<&Status> for NodeStatus {
             sync_outstanding_ms: status.sync_outstanding_ticks * tick_ms,
             connections: status.connections,
             commands_per_second: status.commands_per_second,
+            manager: status.manager.as_ref().map(GroupStatus::from),
             groups: status.groups.iter().map(GroupStatus::from).collect(),
             counters: counters(&status.counters),
         }

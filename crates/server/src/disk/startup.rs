@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use kvorum_base::{GroupId, NodeId};
 use kvorum_node::format::chunk::{ChunkReader, Loaded};
@@ -245,6 +246,8 @@ fn node_config(
         hash_key: hash_key(manifest),
         members,
         groups: manifest.groups(),
+        founding: Some(Arc::new(manifest.founding()?)),
+        node_dead_ticks: u64::from(ticks(settings.node_dead_ms)),
         password: settings.password.clone(),
         tick_ms,
         heartbeat_ticks: ticks(heartbeat_ms).max(1),

@@ -245,6 +245,8 @@ impl Options {
             hash_key: [7; 16],
             members: ids.map(|id| (NodeId(id), member(id))).collect(),
             groups: self.groups().map(|group| self.spec(group)).collect(),
+            founding: None,
+            node_dead_ticks: 1000,
             password: None,
             tick_ms: self.tick_ms,
             heartbeat_ticks: (100 / self.tick_ms) as u32,

@@ -172,6 +172,8 @@ impl Host {
                     state.disk.remove(&FileName::Snapshot { group, number });
                 }
                 Effect::Again | Effect::Continue => self.schedule_turn(state),
+                // Only operators of a shard manager are answered so.
+                Effect::Managed { .. } => {}
                 Effect::Note(note) => {
                     cluster.trace(|| format!("node {}: {}", node_id(self.index), note.text));
                 }
