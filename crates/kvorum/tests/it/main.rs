@@ -15,6 +15,7 @@ mod init;
 mod kills;
 mod load;
 mod mapreduce;
+mod mapreduce_cluster;
 mod moves;
 mod nodes;
 mod pauses;
