@@ -72,8 +72,6 @@ pub struct PlannedNode {
 pub struct PlannedShard {
     /// The group's id, from 1.
     pub group: u64,
-    /// Its slots: the first and the last of each run.
-    pub slots: Vec<(u16, u16)>,
     /// Its replicas.
     pub replicas: Vec<PlannedReplica>,
     /// The node where its primary should be when all are well, if that matters.
@@ -138,13 +136,11 @@ impl Shape {
             .collect()
     }
 
-    /// The slots as even runs, replicas and primaries as even as the numbers allow.
+    /// Replicas and primaries as even as the numbers allow.
     fn shards(self, nodes: u64) -> Vec<PlannedShard> {
         let (shards, replicas) = (u32::from(self.shards), u64::from(self.replicas));
-        let begin = |shard: u32| (shard * u32::from(SLOT_COUNT) / shards) as u16;
         let of_shard = |shard: u32| PlannedShard {
             group: u64::from(shard) + 1,
-            slots: vec![(begin(shard), begin(shard + 1) - 1)],
             replicas: (0..replicas)
                 .map(|number| PlannedReplica {
                     replica: u64::from(shard) * replicas + number + 1,
@@ -202,22 +198,10 @@ impl Plan {
         {
             return Err("the plan has no nodes, no shards, or an id twice".to_owned());
         }
-        let mut next_slot = 0;
-        let mut runs: Vec<_> = self.shards.iter().flat_map(|shard| &shard.slots).collect();
-        runs.sort_unstable();
-        for (first, last) in runs {
-            if *first != next_slot || last < first || *last >= SLOT_COUNT {
-                return Err("the plan does not give each slot to one shard".to_owned());
-            }
-            next_slot = last + 1;
-        }
         for shard in &self.shards {
             let places = shard.replicas.iter().map(|replica| replica.node);
             let known = |node| self.member(node).is_some();
-            if next_slot != SLOT_COUNT
-                || !are_ids(places.clone())
-                || !places.chain(shard.preferred).all(known)
-            {
+            if !are_ids(places.clone()) || !places.chain(shard.preferred).all(known) {
                 return Err(format!(
                     "the plan's shard {} has no good place",
                     shard.group
@@ -238,7 +222,51 @@ impl Plan {
                 split_address(address)?;
             }
         }
+        let state = founding::State::initial(&self.founding()?);
+        state.map_err(|refusal| format!("the plan is none: {refusal}"))?;
         Ok(())
+    }
+
+    /// What the shard manager begins with.
+    ///
+    /// # Errors
+    /// If an address cannot be read.
+    pub fn founding(&self) -> Result<founding::Plan, String> {
+        let wanted = |replicas: &[PlannedReplica]| replicas.len() as u8;
+        let shard_of = |shard: &PlannedShard| {
+            let home = |replica: &&PlannedReplica| Some(replica.node) == shard.preferred;
+            let preferred = shard.replicas.iter().find(home);
+            let planned = founding::PlannedGroup {
+                name: format!("shard-{}", shard.group),
+                replicas: replicas_of(&shard.replicas),
+                preferred: preferred.map(|replica| ReplicaId(replica.replica)),
+                wanted: wanted(&shard.replicas),
+            };
+            (GroupId(shard.group), planned)
+        };
+        let node_of = |member: &PlannedNode| {
+            let planned = founding::PlannedNode {
+                directory: member.directory,
+                addresses: member.addresses.to_cluster()?,
+                capacity: founding::Capacity::default(),
+            };
+            Ok((NodeId(member.node), planned))
+        };
+        let nodes: Result<_, String> = self.members.iter().map(node_of).collect();
+        Ok(founding::Plan {
+            cluster: ClusterId(self.cluster),
+            slot_count: SLOT_COUNT,
+            last_shard_may_leave: false,
+            settings: founding::Settings::default(),
+            nodes: nodes?,
+            manager: founding::PlannedGroup {
+                name: String::new(),
+                replicas: replicas_of(&self.manager),
+                preferred: None,
+                wanted: wanted(&self.manager),
+            },
+            shards: self.shards.iter().map(shard_of).collect(),
+        })
     }
 
     /// The member with this id.
@@ -388,13 +416,19 @@ impl Manifest {
             .collect()
     }
 
-    /// The cluster's groups.
-    #[must_use]
-    pub fn groups(&self) -> Vec<GroupSpec> {
+    /// The cluster's groups, and what its shard manager begins with: that says which slots each has.
+    ///
+    /// # Errors
+    /// If the plan is none.
+    pub fn groups(&self) -> Result<(Vec<GroupSpec>, founding::Plan), String> {
+        let plan = self.plan.founding()?;
+        let state = founding::State::initial(&plan).map_err(|refusal| refusal.to_string())?;
         let shards = self.plan.shards.iter();
         let specs = shards.map(|shard| GroupSpec {
             group: GroupId(shard.group),
-            slots: Arc::new(SlotSet::of_runs(shard.slots.iter().copied())),
+            slots: Arc::new(SlotSet::of_runs(
+                state.slots_of(GroupId(shard.group)).runs().iter().copied(),
+            )),
             replicas: replicas_of(&shard.replicas),
             preferred: shard.preferred.map(NodeId),
         });
@@ -404,49 +438,7 @@ impl Manifest {
             replicas: replicas_of(&self.plan.manager),
             preferred: None,
         };
-        specs.chain([manager]).collect()
-    }
-
-    /// What the shard manager begins with.
-    ///
-    /// # Errors
-    /// If an address cannot be read.
-    pub fn founding(&self) -> Result<founding::Plan, String> {
-        let wanted = |replicas: &[PlannedReplica]| replicas.len() as u8;
-        let shard_of = |shard: &PlannedShard| {
-            let home = |replica: &&PlannedReplica| Some(replica.node) == shard.preferred;
-            let preferred = shard.replicas.iter().find(home);
-            let planned = founding::PlannedGroup {
-                name: format!("shard-{}", shard.group),
-                replicas: replicas_of(&shard.replicas),
-                preferred: preferred.map(|replica| ReplicaId(replica.replica)),
-                wanted: wanted(&shard.replicas),
-            };
-            (GroupId(shard.group), planned)
-        };
-        let node_of = |member: &PlannedNode| {
-            let planned = founding::PlannedNode {
-                directory: member.directory,
-                addresses: member.addresses.to_cluster()?,
-                capacity: founding::Capacity::default(),
-            };
-            Ok((NodeId(member.node), planned))
-        };
-        let nodes: Result<_, String> = self.plan.members.iter().map(node_of).collect();
-        Ok(founding::Plan {
-            cluster: self.cluster(),
-            slot_count: SLOT_COUNT,
-            last_shard_may_leave: false,
-            settings: founding::Settings::default(),
-            nodes: nodes?,
-            manager: founding::PlannedGroup {
-                name: String::new(),
-                replicas: replicas_of(&self.plan.manager),
-                preferred: None,
-                wanted: wanted(&self.plan.manager),
-            },
-            shards: self.plan.shards.iter().map(shard_of).collect(),
-        })
+        Ok((specs.chain([manager]).collect(), plan))
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -594,11 +586,12 @@ mod tests {
             shape.check(usize::from(nodes)).expect("fits");
             let plan = Plan::draw(addresses, shape);
             plan.check().expect("good");
-            let slots: Vec<u16> = plan
-                .shards
-                .iter()
-                .map(|shard| shard.slots[0].1 - shard.slots[0].0 + 1)
-                .collect();
+            let manifest = Manifest::prepared(1, plan.clone(), &Secret::new([7; 32]));
+            let (groups, _) = manifest.groups().expect("good");
+            let slots: Vec<u32> = groups.iter().map(|group| group.slots.len()).collect();
+            let (manager, slots) = slots.split_last().expect("the manager is the last");
+            assert_eq!(*manager, 0);
+            assert_eq!(slots.iter().sum::<u32>(), u32::from(SLOT_COUNT));
             assert!(slots.iter().max() <= slots.iter().min().map(|least| least + 1).as_ref());
             for node in 1..=u64::from(nodes) {
                 let primaries = plan
@@ -628,9 +621,6 @@ mod tests {
         plan.members[1].node = 1;
         plan.check().expect_err("refused");
         plan.members[1].node = 2;
-        plan.shards[0].slots[0].1 -= 1;
-        plan.check().expect_err("refused");
-        plan.shards[0].slots[0].1 += 1;
         plan.shards[0].replicas[1].node = 1;
         plan.check().expect_err("refused");
         plan.members.clear();

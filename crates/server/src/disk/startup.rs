@@ -228,6 +228,7 @@ fn node_config(
     let tick_ms = TICK.as_millis() as u64;
     let ticks = |ms: u64| u32::try_from(ms.div_ceil(tick_ms)).unwrap_or(u32::MAX);
     let heartbeat_ms = HEARTBEAT_MS.min(settings.election_ms / HEARTBEATS_MIN);
+    let (groups, founding) = manifest.groups()?;
     let mut members = BTreeMap::new();
     for member in &manifest.plan.members {
         let (host, port) = split_address(&member.addresses.client)?;
@@ -245,8 +246,8 @@ fn node_config(
         incarnation,
         hash_key: hash_key(manifest),
         members,
-        groups: manifest.groups(),
-        founding: Some(Arc::new(manifest.founding()?)),
+        groups,
+        founding: Some(Arc::new(founding)),
         node_dead_ticks: u64::from(ticks(settings.node_dead_ms)),
         password: settings.password.clone(),
         tick_ms,
