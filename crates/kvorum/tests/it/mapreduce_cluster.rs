@@ -175,7 +175,7 @@ fn a_job_with_workers_that_keep_their_own_outputs() {
 
 #[test]
 fn workers_and_coordinators_killed_at_any_moment() {
-    const KILLS: u32 = 30;
+    const KILLS: u32 = 50;
     let _turn = my_turn();
     let mut farm = Farm::new(1);
     let expected = farm.expected();
@@ -276,7 +276,7 @@ fn jobs_are_killed_whether_somebody_coordinates_them_or_not() {
     succeeds(&["mr", "kill", &left_name, "--cluster", &cluster]);
     assert_eq!(farm.jobs()[0]["state"], "failed");
 
-    let _worker = farm.worker();
+    let mut worker = farm.worker();
     let mut job = farm.job("out", &slow, "0.5");
     let name = farm.last_job(1)["job"].as_str().expect("a name").to_owned();
     wait_for("a task at work", || {
@@ -287,6 +287,9 @@ fn jobs_are_killed_whether_somebody_coordinates_them_or_not() {
     assert!(!ends_well(&mut job));
     let jobs = farm.jobs();
     assert_eq!(jobs[1]["end"]["reason"], "killed", "{jobs:?}");
+    // Its worker is free for others.
+    assert!(ends_well(&mut farm.job("next", &WC, "2")));
+    assert!(worker.child.try_wait().expect("a status").is_none());
 }
 
 #[test]
@@ -341,4 +344,43 @@ fn who_does_not_hold_the_secret_gets_no_work() {
     let _worker = farm.worker();
     assert!(ends_well(&mut job));
     assert!(stranger.child.try_wait().expect("a status").is_none());
+}
+
+/// The eight books of the course's first lab, if they lie beside the checkout: `shared/mr-inputs` in a
+/// directory above it. Where everything is required, they are too.
+fn books() -> Option<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = root
+        .ancestors()
+        .map(|above| above.join("shared/mr-inputs"))
+        .find(|path| path.join("pg-tom_sawyer.txt").is_file());
+    let required = std::env::var_os("KVORUM_CI").is_some();
+    assert!(
+        found.is_some() || !required,
+        "the eight books are not there"
+    );
+    found.map(|path| text(&path.join("pg-*.txt")))
+}
+
+#[test]
+fn lab_1_wc_with_a_cluster() {
+    let Some(books) = books() else {
+        return;
+    };
+    let _turn = my_turn();
+    let mut farm = Farm::new(1);
+    let _workers = [farm.worker(), farm.worker(), farm.worker()];
+    let (output, secret) = (farm.path("out"), farm.secret.clone());
+    let words = ["run", "--app", "wc", "--input", &books, "--output", &output];
+    let shape = ["--per-file", "--reducers", "10", "--secret-file", &secret];
+    assert!(ends_well(&mut farm.start(&[&words[..], &shape].concat())));
+    assert_eq!(farm.report("out")["maps"].as_u64(), Some(8));
+    let mut counts = Vec::new();
+    for reduce in 0..10 {
+        let part = farm.dir.path().join(format!("out/part-{reduce:05}"));
+        let part = fs::read_to_string(part).expect("an output");
+        let count = |line: &str| line.split('\t').nth(1)?.parse::<u64>().ok();
+        counts.extend(part.lines().map(|line| count(line).expect("a number")));
+    }
+    assert_eq!((counts.len(), counts.iter().sum()), (22_107, 623_948));
 }

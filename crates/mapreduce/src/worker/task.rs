@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::app::App;
 use crate::coordinator::AttemptId;
@@ -36,7 +37,7 @@ pub(crate) struct Task<'a> {
     pub(crate) apps: &'a [App],
     pub(crate) station: &'a Station,
     pub(crate) attempt: AttemptId,
-    pub(crate) pulse: &'a Pulse,
+    pub(crate) pulse: &'a Arc<Pulse>,
 }
 
 impl Task<'_> {
@@ -86,6 +87,7 @@ impl Task<'_> {
                     map,
                     environment,
                     self.job.format,
+                    self.pulse,
                 )?))
             }
         }
@@ -100,6 +102,7 @@ impl Task<'_> {
                     reduce,
                     environment,
                     self.job.format,
+                    self.pulse,
                 )?))
             }
         }
@@ -115,7 +118,8 @@ impl Task<'_> {
                 .transpose(),
             Program::Streaming { combine, .. } => Ok(combine.as_ref().map(|command| {
                 let environment = streaming::environment(self.job, self.attempt, None);
-                let combiner = streaming::Combiner::new(command, environment, self.job.format);
+                let combiner =
+                    streaming::Combiner::new(command, environment, self.job.format, self.pulse);
                 Box::new(combiner) as Box<dyn Reduce>
             })),
         }
