@@ -13,7 +13,10 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("kvorum-kv", &["base", "resp"]),
     ("kvorum-cluster", &["base"]),
     ("kvorum-clients", &["base", "resp", "kv"]),
-    ("kvorum-node", &["base", "resp", "raft", "kv", "clients", "cluster"]),
+    (
+        "kvorum-node",
+        &["base", "resp", "raft", "kv", "clients", "cluster"],
+    ),
     ("kvorum-router", &["base", "resp", "kv", "clients"]),
     (
         "kvorum-server",

@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) next_snapshot_number: u64,
     /// The shard manager's state, the newest that was heard of.
     pub(crate) cluster: Option<Arc<kvorum_cluster::State>>,
+    /// Bytes of moves that may be sent before the next tick.
+    pub(crate) move_allowance: u64,
     /// What it wants moved.
     pub(crate) orders: MoveOrders,
     /// Its dealings with the shard manager.
@@ -66,6 +68,7 @@ impl Shared {
             next_snapshot_number,
             more_to_do: false,
             cluster: None,
+            move_allowance: 0,
             orders: MoveOrders::default(),
             manager: Manager::default(),
             primaries: BTreeMap::new(),
@@ -74,6 +77,15 @@ impl Shared {
             later: Vec::new(),
             config,
         }
+    }
+
+    /// What may be sent of moves in this tick. What was not sent is not saved up for long.
+    pub(crate) fn refill_move_allowance(&mut self) {
+        const SAVED_TICKS: u64 = 10;
+        self.move_allowance = match self.config.move_bytes_per_tick {
+            None => u64::MAX,
+            Some(bytes) => (self.move_allowance + bytes).min(SAVED_TICKS * bytes),
+        };
     }
 
     /// The node that leads a group, as far as known here; for where to send something, never to decide.
