@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kvorum_base::Prng;
 use serde_json::Value;
 
-use crate::nodes::{Node, cluster, primary, signal};
+use crate::nodes::{Node, cluster, cluster_with, primary, signal};
 use crate::process::{PATIENCE, Running, TempDir, kvorum, my_turn, refused, succeeds, wait_for};
 
 /// A cluster of nodes, with jobs and workers around it.
@@ -383,4 +383,19 @@ fn lab_1_wc_with_a_cluster() {
         counts.extend(part.lines().map(|line| count(line).expect("a number")));
     }
     assert_eq!((counts.len(), counts.iter().sum()), (22_107, 623_948));
+}
+
+#[test]
+fn a_cluster_with_a_password_is_told_it() {
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let password = |_| vec!["--password".to_owned(), "open up".to_owned()];
+    let nodes = cluster_with(&dir, 1, password, &[]);
+    let cluster = format!("127.0.0.1:{}", nodes[0].port);
+    let list = ["mr", "list", "--json", "--cluster", &cluster];
+    assert!(refused(&list).contains("NOAUTH"));
+    let wrong = [&list[..], &["--password", "open"]].concat();
+    assert!(refused(&wrong).contains("WRONGPASS"));
+    let right = [&list[..], &["--password", "open up"]].concat();
+    assert_eq!(succeeds(&right).trim(), "[]");
 }
