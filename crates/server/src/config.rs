@@ -99,6 +99,15 @@ pub struct NodeOptions {
     #[arg(long, env = "KVORUM_ELECTION_MS", value_name = "MS")]
     pub election_ms: Option<u64>,
 
+    /// HTTP addresses of nodes of a running cluster: a new node asks them to be taken in
+    #[arg(
+        long,
+        env = "KVORUM_JOIN",
+        value_name = "ADDR,...",
+        value_delimiter = ','
+    )]
+    pub join: Vec<String>,
+
     /// Milliseconds of silence after which a node counts as dead and its replicas are put on others
     /// [default: 300000]
     #[arg(long, env = "KVORUM_NODE_DEAD_MS", value_name = "MS")]
@@ -201,6 +210,7 @@ impl NodeOptions {
             max_clients: options.max_clients.unwrap_or(10_000).max(1),
             max_memory: options.max_memory.map(|size| size.0),
             election_ms: options.election_ms.unwrap_or(500),
+            join: options.join,
             node_dead_ms: options.node_dead_ms.unwrap_or(300_000),
             sync: options.sync.unwrap_or(SyncMode::Auto),
             snapshot_bandwidth: options.snapshot_bandwidth.map_or(200 << 20, |size| size.0),
@@ -230,6 +240,11 @@ impl NodeOptions {
             max_clients: self.max_clients.or(file.max_clients),
             max_memory: self.max_memory.or(file.max_memory),
             election_ms: self.election_ms.or(file.election_ms),
+            join: if self.join.is_empty() {
+                file.join
+            } else {
+                self.join
+            },
             node_dead_ms: self.node_dead_ms.or(file.node_dead_ms),
             sync: self.sync.or(file.sync),
             snapshot_bandwidth: self.snapshot_bandwidth.or(file.snapshot_bandwidth),
@@ -271,6 +286,8 @@ pub struct Settings {
     pub max_memory: Option<u64>,
     /// Shortest election timeout, in milliseconds.
     pub election_ms: u64,
+    /// Whom a new node asks to be taken in; nobody, if it waits to be made part of a new cluster.
+    pub join: Vec<String>,
     /// Milliseconds of silence that make a node dead.
     pub node_dead_ms: u64,
     /// Where the log is synced.
@@ -376,6 +393,17 @@ impl Advertised {
             http: address(&self.http)?,
             other_names: Vec::new(),
         })
+    }
+
+    /// What the shard manager keeps, as text again.
+    #[must_use]
+    pub fn from_cluster(addresses: &kvorum_cluster::Addresses) -> Self {
+        Self {
+            client: addresses.client.to_string(),
+            replica: addresses.replica.to_string(),
+            peer: addresses.peer.to_string(),
+            http: addresses.http.to_string(),
+        }
     }
 }
 

@@ -90,7 +90,9 @@ fn start(settings: Settings, logs: &Logs) -> Result<End, String> {
     let (shared, starts) = Shared::new(settings, manifest.clone());
     http::start(shared.clone(), ports.http, logs.clone())
         .map_err(|error| format!("cannot start the HTTP interface: {error}"))?;
-    if manifest.is_none_or(|manifest| manifest.state == State::Prepared) {
+    if manifest.is_none() && !shared.settings.join.is_empty() {
+        shared.join(&shared.settings.join)?;
+    } else if manifest.is_none_or(|manifest| manifest.state == State::Prepared) {
         let (dir, http) = (shared.dir.display(), shared.settings.http);
         tracing::info!("{dir} is a new node: waiting for `kvorum ctl init --nodes {http},...`");
     }

@@ -226,7 +226,7 @@ impl Shared {
     }
 
     /// Has the shard manager apply a command.
-    async fn manage(&self, command: Command) -> Result<Reply, String> {
+    pub(super) async fn manage(&self, command: Command) -> Result<Reply, String> {
         let (token, answered) = {
             let mut orders = lock(&self.orders);
             orders.next += 1;

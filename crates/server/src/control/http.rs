@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::admin::{PROOF_HEADER, authorise};
 use super::cluster::{ConfigPicture, ConfigQuery, Order, Picture};
 use super::init::{Commit, Prepare};
+use super::join::Join;
 use super::status::{Member, ProcessStatus};
 use super::{Asked, Phase, Shared};
 use crate::clients::accept::Bound;
@@ -71,6 +72,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/cluster", get(cluster))
         .route("/api/v1/config", get(config))
         .route("/api/v1/admin/cluster", post(cluster_order))
+        .route("/api/v1/admin/join", post(join))
         .route("/api/v1/init", get(init_state))
         .route("/api/v1/admin/init/prepare", post(prepare))
         .route("/api/v1/admin/init/secret", post(secret))
@@ -204,6 +206,20 @@ async fn cluster_order(
         Err(refusal) => return refusal,
     };
     answer(shared.carry_out(&order).await)
+}
+
+async fn join(
+    State(shared): App,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let join: Join = match admit(&shared, from, &uri, &headers, &body) {
+        Ok(join) => join,
+        Err(refusal) => return refusal,
+    };
+    answer(shared.take_in(from.ip(), &join).await)
 }
 
 async fn init_state(State(shared): App) -> Response {

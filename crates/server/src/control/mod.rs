@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod http;
 pub mod init;
+pub mod join;
 pub mod status;
 
 use std::collections::BTreeMap;
