@@ -13,11 +13,11 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("kvorum-kv", &["base", "resp"]),
     ("kvorum-cluster", &["base"]),
     ("kvorum-clients", &["base", "resp", "kv"]),
-    ("kvorum-node", &["base", "resp", "raft", "kv", "clients"]),
+    ("kvorum-node", &["base", "resp", "raft", "kv", "clients", "cluster"]),
     ("kvorum-router", &["base", "resp", "kv", "clients"]),
     (
         "kvorum-server",
-        &["base", "resp", "raft", "kv", "node", "router"],
+        &["base", "resp", "raft", "kv", "cluster", "node", "router"],
     ),
     ("kvorum-mapreduce", &["base"]),
     ("kvorum-sim", &["base", "resp", "raft", "kv", "node"]),

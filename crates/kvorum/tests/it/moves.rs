@@ -38,8 +38,8 @@ fn orders(nodes: &[Node], words: &[&str]) -> String {
     succeeds(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Waits until every node knows that all slots are where they should be. It takes as long as it takes, if only
-/// something moves.
+/// Waits until every node knows that all slots are where they should be. It takes as long as it takes, if
+/// only something moves.
 fn wait_until_settled(nodes: &[Node]) {
     let mut last = 0;
     while !wait_for("slots to get on", || {
