@@ -23,7 +23,10 @@ const HOUSE: &[(&str, &[&str])] = &[
         &["base", "resp", "raft", "kv", "cluster", "node", "router"],
     ),
     ("kvorum-mapreduce", &["base"]),
-    ("kvorum-sim", &["base", "resp", "raft", "kv", "node"]),
+    (
+        "kvorum-sim",
+        &["base", "resp", "raft", "kv", "cluster", "node"],
+    ),
     (
         "kvorum",
         &["base", "resp", "raft", "kv", "node", "server", "mapreduce"],

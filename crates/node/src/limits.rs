@@ -125,6 +125,10 @@ pub const UNSYNCED_CACHE_FACTOR: u64 = 4;
 /// Ticks after a snapshot that could not be stored before the next is tried.
 pub const SNAPSHOT_RETRY_TICKS: u64 = 1000;
 
+/// So many of the longest election timeouts after an order to hand the leadership over it is told that
+/// nothing comes of it. It is tried once: what stood in the way may stay.
+pub const TRANSFER_ELECTIONS: u64 = 5;
+
 /// Ticks for which a node that has handed over, and is to end, sends its clients to the others. A request
 /// that is on its way when its connection closes has an unknown outcome for whoever sent it.
 pub const FAREWELL_TICKS: u64 = 50;

@@ -131,6 +131,12 @@ pub struct Counters {
     pub refused_at_apply: u64,
     /// Live entries of idle groups that were carried to the head of the log.
     pub carries: u64,
+    /// Replicas made here by order.
+    pub replicas_made: u64,
+    /// Replicas deleted here by order.
+    pub replicas_deleted: u64,
+    /// Orders whose refusal was applied.
+    pub orders_refused: u64,
 }
 
 /// How far a move is, as its source's primary knows it.

@@ -260,7 +260,7 @@ impl Bench {
                     host.node = None;
                 }
                 Effect::Again | Effect::Continue => self.turn(id),
-                Effect::Pause(_) | Effect::Resume(_) => {}
+                Effect::Pause(_) | Effect::Resume(_) | Effect::Peers(_) => {}
             }
         }
     }
