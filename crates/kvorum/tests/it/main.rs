@@ -16,6 +16,7 @@ mod kills;
 mod load;
 mod mapreduce;
 mod mapreduce_cluster;
+mod membership;
 mod moves;
 mod nodes;
 mod pauses;

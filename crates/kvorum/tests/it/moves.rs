@@ -17,12 +17,12 @@ const ROUNDS: u64 = 24;
 /// The last slot.
 const LAST: u64 = 16383;
 
-fn picture(node: &Node) -> Option<Picture> {
+pub(crate) fn picture(node: &Node) -> Option<Picture> {
     get(&node.http(), "/api/v1/cluster").ok()
 }
 
 /// `kvorum ctl`, asked of any of these nodes.
-fn ctl(nodes: &[Node], words: &[&str]) -> Vec<String> {
+pub(crate) fn ctl(nodes: &[Node], words: &[&str]) -> Vec<String> {
     let addresses: Vec<String> = nodes.iter().map(Node::http).collect();
     let words = words.iter().map(|&word| word.to_owned());
     let cluster = [
@@ -33,14 +33,14 @@ fn ctl(nodes: &[Node], words: &[&str]) -> Vec<String> {
     cluster.into_iter().chain(words).collect()
 }
 
-fn orders(nodes: &[Node], words: &[&str]) -> String {
+pub(crate) fn orders(nodes: &[Node], words: &[&str]) -> String {
     let words = ctl(nodes, words);
     succeeds(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Waits until every node knows that all slots are where they should be. It takes as long as it takes, if
 /// only something moves.
-fn wait_until_settled(nodes: &[Node]) {
+pub(crate) fn wait_until_settled(nodes: &[Node]) {
     let mut last = 0;
     while !wait_for("slots to get on", || {
         let pictures: Option<Vec<Picture>> = nodes.iter().map(picture).collect();
