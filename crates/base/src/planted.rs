@@ -93,6 +93,14 @@ bugs! {
     ClockStepsBack = "clock-steps-back",
     /// A move is cancelled although its slots are sealed, and the target may have them.
     SealedCancelled = "sealed-cancelled",
+    /// An order that was refused, or is below one that was taken, is carried out.
+    StaleOrderExecuted = "stale-order-executed",
+    /// A learner becomes a voter whatever it holds.
+    PromotedTooEarly = "promoted-too-early",
+    /// A replica that was deleted is made again when the old order is repeated.
+    DeletedReplicaMadeAgain = "deleted-replica-made-again",
+    /// A node whose directory was emptied starts under its old id.
+    WipedNodeReturns = "wiped-node-returns",
 }
 
 /// Which bug one has, if any: a replica one of these, others one of their own kinds.

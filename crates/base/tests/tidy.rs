@@ -13,14 +13,20 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("kvorum-kv", &["base", "resp"]),
     ("kvorum-cluster", &["base"]),
     ("kvorum-clients", &["base", "resp", "kv"]),
-    ("kvorum-node", &["base", "resp", "raft", "kv", "clients", "cluster"]),
+    (
+        "kvorum-node",
+        &["base", "resp", "raft", "kv", "clients", "cluster"],
+    ),
     ("kvorum-router", &["base", "resp", "kv", "clients"]),
     (
         "kvorum-server",
         &["base", "resp", "raft", "kv", "cluster", "node", "router"],
     ),
     ("kvorum-mapreduce", &["base"]),
-    ("kvorum-sim", &["base", "resp", "raft", "kv", "node"]),
+    (
+        "kvorum-sim",
+        &["base", "resp", "raft", "kv", "cluster", "node"],
+    ),
     (
         "kvorum",
         &["base", "resp", "raft", "kv", "node", "server", "mapreduce"],

@@ -9,7 +9,6 @@ use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 use kvorum_cluster::Request;
 
 use crate::log::{BatchSeq, SegmentId};
-use crate::moves::order::MoveOrders;
 use crate::status::Process;
 
 /// One event. Borrowed bytes are read during the call and not kept.
@@ -107,8 +106,6 @@ pub enum Control {
     },
     /// Hand over all leaderships, take no new clients' writes, and say `Effect::Stop` when done.
     Shutdown,
-    /// These moves are open, and no others.
-    Moves(MoveOrders),
     /// Have this done by the shard manager, and say what became of it by `Effect::Managed`.
     Manage {
         /// Names the answer.

@@ -100,6 +100,9 @@ pub const STATE_RETRY_TICKS: u64 = 100;
 /// Ticks after which evidence is told again that the shard manager's state does not show.
 pub const EVIDENCE_TICKS: u64 = 100;
 
+/// The most slots whose sizes are reported.
+pub const LARGE_SLOTS_MAX: usize = 1024;
+
 /// The most commands of one plan.
 pub const PLAN_COMMANDS_MAX: usize = 64;
 
@@ -121,6 +124,10 @@ pub const UNSYNCED_CACHE_FACTOR: u64 = 4;
 
 /// Ticks after a snapshot that could not be stored before the next is tried.
 pub const SNAPSHOT_RETRY_TICKS: u64 = 1000;
+
+/// So many of the longest election timeouts after an order to hand the leadership over it is told that
+/// nothing comes of it. It is tried once: what stood in the way may stay.
+pub const TRANSFER_ELECTIONS: u64 = 5;
 
 /// Ticks for which a node that has handed over, and is to end, sends its clients to the others. A request
 /// that is on its way when its connection closes has an unknown outcome for whoever sent it.

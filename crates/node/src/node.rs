@@ -22,6 +22,7 @@ use crate::log::{BatchSeq, Durable, Log};
 use crate::manager::MANAGER;
 use crate::manager::ask::Who;
 use crate::places::Places;
+use crate::replicas::hosting::Hosting;
 use crate::shared::Shared;
 use crate::status::{Process, Status};
 
@@ -32,6 +33,9 @@ pub struct Node {
     /// In the order of their ids.
     pub(crate) groups: Vec<Group>,
     pub(crate) places: Places,
+    pub(crate) hosting: Hosting,
+    /// What the chances of its groups come from.
+    pub(crate) seed: u64,
     /// Why this node is out of service for good, if it is.
     pub(crate) lost: Option<String>,
     /// It hands over in order to end; since when.
@@ -65,6 +69,8 @@ impl Node {
             shared,
             groups,
             places: Places::default(),
+            hosting: Hosting::default(),
+            seed: 0,
             lost: None,
             stopping: None,
             farewell_since: None,
@@ -187,7 +193,9 @@ impl Node {
                         group.snapshot_referred(number, effects);
                     }
                 }
-                Durable::Created { .. } | Durable::Removed { .. } => {}
+                Durable::Removed { group } => self.group_removed(group, effects),
+                Durable::Orders(upto) => self.hosting.over = upto,
+                Durable::Created { .. } => {}
             }
         }
         self.durable = durable;
@@ -215,6 +223,9 @@ impl Node {
         }
         if let Some(group) = self.groups.iter_mut().find(|group| group.id == id) {
             group.snapshot_stored(number, result, &mut self.shared, effects);
+        } else {
+            // Its replica was deleted meanwhile.
+            effects.push(Effect::DropSnapshot { group: id, number });
         }
     }
 
@@ -233,6 +244,7 @@ impl Node {
 
     fn tick(&mut self, effects: &mut Vec<Effect>) {
         self.shared.now_tick += 1;
+        self.shared.refill_move_allowance();
         self.shared.table.set_now(self.shared.now_tick);
         let states = self.groups.iter().filter_map(|group| group.state.as_ref());
         let used = states.map(|state| state.keyspace.logical_bytes()).sum();
@@ -243,6 +255,7 @@ impl Node {
         }
         self.watch_disk();
         if self.serving() {
+            self.carry_out_orders();
             for group in &mut self.groups {
                 group.tick(&mut self.shared, effects);
             }
@@ -354,7 +367,6 @@ impl Node {
                     let _ = group.raft.transfer(replica);
                 }
             }
-            Control::Moves(orders) => self.shared.orders = orders.clone(),
             Control::Manage { token, request } => {
                 self.manage(Request::clone(request), Who::Operator(*token));
             }
@@ -500,21 +512,21 @@ impl Node {
             applied: group.state.as_ref().map_or(0, |state| state.applied.get()),
             term: group.raft.term().get(),
         });
-        let specs = self.shared.config.groups.iter();
-        let elsewhere = specs
-            .filter(|spec| spec.group != MANAGER && !self.has_group(spec.group))
-            .map(|spec| {
-                let hint = self.shared.peers.primary_of(spec.group);
-                let member = spec.replicas.values().next().copied();
-                ShardFacts {
-                    group: spec.group,
-                    slots: Arc::clone(&spec.slots),
-                    primary: hint.map(|(_, node)| node).or(member),
-                    primary_known: hint.is_some(),
-                    applied: 0,
-                    term: hint.map_or(0, |(term, _)| term.get()),
-                }
-            });
+        let known = self.shared.shards.iter();
+        let elsewhere =
+            known
+                .filter(|(group, _)| !self.has_group(**group))
+                .map(|(group, shard)| {
+                    let hint = self.shared.peers.primary_of(*group);
+                    ShardFacts {
+                        group: *group,
+                        slots: Arc::clone(&shard.slots),
+                        primary: hint.map(|(_, node)| node).or(shard.node),
+                        primary_known: hint.is_some(),
+                        applied: 0,
+                        term: hint.map_or(0, |(term, _)| term.get()),
+                    }
+                });
         let mut facts: Vec<_> = here.chain(elsewhere).collect();
         facts.sort_by_key(|shard| shard.group);
         facts
@@ -531,18 +543,16 @@ impl Node {
         self.shared.cluster.as_ref()
     }
 
-    fn has_group(&self, id: GroupId) -> bool {
+    pub(crate) fn has_group(&self, id: GroupId) -> bool {
         self.groups.iter().any(|group| group.id == id)
     }
 
     /// The node to ask about a slot that no group here serves.
     pub(crate) fn primary_elsewhere(&self, slot: Slot) -> Option<NodeId> {
-        let specs = self.shared.config.groups.iter();
-        let mut elsewhere = specs.filter(|spec| !self.has_group(spec.group));
-        let spec = elsewhere.find(|spec| spec.slots.contains(slot))?;
-        let hint = self.shared.peers.primary_of(spec.group);
-        let member = || spec.replicas.values().next().copied();
-        hint.map(|(_, node)| node).or_else(member)
+        let known = self.shared.shards.iter();
+        let mut elsewhere = known.filter(|(group, _)| !self.has_group(**group));
+        let (group, _) = elsewhere.find(|(_, shard)| shard.slots.contains(slot))?;
+        self.shared.node_for(*group)
     }
 
     /// The state of the group that has a slot here.
@@ -581,6 +591,11 @@ impl Node {
             snapshot_failed: self.snapshot_failed,
             commands_per_second: self.commands_per_second,
             counters,
+            moves: self
+                .groups
+                .iter()
+                .flat_map(|group| group.moves_status(self.shared.now_tick, config.tick_ms))
+                .collect(),
             manager: self
                 .groups
                 .iter()

@@ -146,6 +146,16 @@ impl Peers {
         }
     }
 
+    /// These are all nodes, this one perhaps among them.
+    pub(crate) fn set_nodes(&mut self, nodes: impl Iterator<Item = NodeId> + Clone) {
+        let own = self.own;
+        self.peers
+            .retain(|node, _| nodes.clone().any(|known| known == *node));
+        for node in nodes.filter(|node| *node != own) {
+            self.peers.entry(node).or_default();
+        }
+    }
+
     /// The link to this node is gone: what was to be sent is lost anyway.
     pub(crate) fn reset(&mut self, node: NodeId) {
         if let Some(peer) = self.peers.get_mut(&node) {
@@ -340,7 +350,7 @@ impl Node {
                 self.raft_message(from, group, replica, to, message);
             }
             PeerMessage::Lost => self.peer_lost(from),
-            // Removing replicas comes with changes of membership.
+            // A leader goes on: the members are what its log says, and replicas come and go by order.
             PeerMessage::Gone { .. } => {}
             PeerMessage::Hash {
                 group,
@@ -414,13 +424,7 @@ impl Node {
             self.shared.peers.push(from, Link::Bulk, gone);
             return;
         };
-        if group
-            .raft
-            .membership()
-            .nodes
-            .get(&replica)
-            .is_some_and(|node| *node != from)
-        {
+        if !group.hears_from(replica, from) {
             return;
         }
         let entry_bytes_max = self.shared.config.log.entry_bytes_max as usize;

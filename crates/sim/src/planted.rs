@@ -62,6 +62,14 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
         Bug::StagingNotInSnapshot => &["replica-equality", "assertion"],
         Bug::ClockStepsBack => &["one-owner", "expiry", "linearizability"],
         Bug::SealedCancelled => &["one-owner"],
+        Bug::StaleOrderExecuted | Bug::PromotedTooEarly => &["members"],
+        Bug::DeletedReplicaMadeAgain => &["replica-once"],
+        Bug::WipedNodeReturns => &[
+            "promises",
+            "election-safety",
+            "leader-completeness",
+            "state-machine-safety",
+        ],
     }
 }
 
@@ -93,6 +101,9 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
         Bug::ReceivedUnchecked => &[Danger::Weather, Danger::FallingLeaders],
         Bug::StagingNotInSnapshot => &[Danger::Snapshot, Danger::Kill],
         Bug::ClockStepsBack => &[Danger::ClockJump],
+        Bug::StaleOrderExecuted => &[Danger::Kill, Danger::FallingLeaders],
+        Bug::DeletedReplicaMadeAgain => &[Danger::Kill],
+        Bug::WipedNodeReturns => &[Danger::Wipe],
         _ => &[],
     }
 }
@@ -138,6 +149,11 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         | Bug::StagingNotInSnapshot
         | Bug::ClockStepsBack
         | Bug::SealedCancelled => options.shards = options.shards.max(2),
+        Bug::StaleOrderExecuted
+        | Bug::PromotedTooEarly
+        | Bug::DeletedReplicaMadeAgain
+        | Bug::WipedNodeReturns
+        | Bug::SnapshotNewestMembership => options.make_changes(),
         _ => {}
     }
     options

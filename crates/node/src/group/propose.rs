@@ -125,7 +125,7 @@ impl Group {
     }
 
     /// Refuses everything that was never proposed.
-    pub(super) fn refuse_unproposed(&mut self, shared: &mut Shared) {
+    pub(crate) fn refuse_unproposed(&mut self, shared: &mut Shared) {
         while let Some(batch) = self.batches.take_unproposed() {
             self.refuse(&batch.replies, shared);
             self.batches.recycle(batch.replies);

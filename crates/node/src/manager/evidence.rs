@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use kvorum_base::MoveId;
-use kvorum_cluster::{Command, Evidence};
+use kvorum_cluster::{Command, Evidence, OrderNumber};
 
 use super::ask::Who;
 use crate::group::Group;
@@ -18,11 +18,35 @@ use crate::node::Node;
 #[derive(Debug, Default)]
 pub(super) struct Evidences {
     moves: BTreeMap<MoveId, u64>,
+    orders: BTreeMap<OrderNumber, u64>,
 }
 
 impl Node {
-    /// Tells what is known of open moves.
+    /// Tells what is known of open moves and of orders.
     pub(super) fn tell_evidence(&mut self) {
+        self.tell_evidence_of_orders();
+        self.tell_evidence_of_moves();
+    }
+
+    fn tell_evidence_of_orders(&mut self) {
+        let now = self.shared.now_tick;
+        let evidence = self.evidence();
+        let told = &mut self.shared.manager.evidences.orders;
+        told.retain(|order, _| evidence.iter().any(|(known, _)| known == order));
+        for (order, outcome) in evidence {
+            let told = &mut self.shared.manager.evidences.orders;
+            if told
+                .get(&order)
+                .is_some_and(|tick| now < tick + EVIDENCE_TICKS)
+            {
+                continue;
+            }
+            told.insert(order, now);
+            self.manage(Command::CloseOrder { order, outcome }.into(), Who::Nobody);
+        }
+    }
+
+    fn tell_evidence_of_moves(&mut self) {
         let Some(cluster) = self.shared.cluster.clone() else {
             return;
         };

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Term, UnixMillis};
-use kvorum_cluster::{Command, ConfigNumber, Reply, Request};
+use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Slot, Term, UnixMillis};
+use kvorum_cluster::{Command, ConfigNumber, OrderNumber, Reply, Request};
 use kvorum_node::format::entry::{self, Content, EntryBuilder};
 use kvorum_node::format::manager::{Answer, Led, ManagerMessage, Report};
 use kvorum_node::format::peer::{self, PeerHeader, PeerMessage};
@@ -236,6 +236,10 @@ fn records() -> Vec<(Record, String)> {
             "09 0200000000000000 0000000000000000 0000".to_owned(),
         ),
         (Record::Removed, "0a".to_owned()),
+        (
+            Record::Orders(OrderNumber(0x0102)),
+            "0b 0201000000000000".to_owned(),
+        ),
     ]
 }
 
@@ -243,8 +247,8 @@ fn records() -> Vec<(Record, String)> {
 fn wal_records_are_golden() {
     const SEED: u32 = 0x55;
     for (record, golden) in records() {
-        let is_head = matches!(record, Record::Head { .. });
-        let (group, sequence) = if is_head { (0, 0) } else { (8, 5) };
+        let is_nodes = record.is_of_node();
+        let (group, sequence) = if is_nodes { (0, 0) } else { (8, 5) };
         let mut out = Vec::new();
         let scratch = &mut Vec::new();
         wal::encode(&mut out, SEED, GroupId(group), sequence, &record, scratch);
@@ -431,6 +435,7 @@ fn manager_messages() -> Vec<(ManagerMessage, String)> {
         held: Index(300),
         led: vec![led(0, 4, 0), led(2, 5, 300)],
         silent: vec![(NodeId(3), 1500)],
+        slots: vec![(Slot(2), 300)],
     };
     let block = |bytes: &[u8]| format!("{:02x} {}", bytes.len(), hex(bytes));
     let request = Request::from(Command::Rebalance);
@@ -466,7 +471,7 @@ fn manager_messages() -> Vec<(ManagerMessage, String)> {
         ),
         (
             ManagerMessage::Report(report),
-            "0b 03 ac02 02 00 04 00 02 05 ac02 01 03 dc0b".to_owned(),
+            "0b 03 ac02 02 00 04 00 02 05 ac02 01 03 dc0b 01 02 ac02".to_owned(),
         ),
         (
             ManagerMessage::State(Bytes::from_static(b"ab")),

@@ -320,8 +320,8 @@ impl Client {
     }
 
     fn try_elsewhere(&self) {
-        let nodes = self.cluster.options.nodes;
-        self.target.set(self.below(nodes as u64) as usize);
+        let machines = self.cluster.options.machines();
+        self.target.set(self.below(machines as u64) as usize);
     }
 
     fn judge(&self, reply: Reply) -> Answer {
