@@ -365,6 +365,10 @@ impl World {
     }
 
     fn be_born(&mut self) {
+        if self.workers.is_empty() && self.births.is_empty() {
+            // The last one ended with its coordinator when there was no room for others.
+            self.births.push(self.now);
+        }
         let due = self.births.iter().filter(|at| **at <= self.now).count();
         self.births.retain(|at| *at > self.now);
         for _ in 0..due {
