@@ -108,8 +108,8 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
     }
 }
 
-/// Whether whole nodes can come to do harm by it. Their members never change, so one cannot: it is
-/// hunted by the walks over `kvorum-raft`, which change members.
+/// Whether whole nodes come to do harm by it often enough. One wants a snapshot to be sent in the very moment
+/// of a change of members: it is hunted by the walks over `kvorum-raft`, which have nothing else to do.
 #[cfg(feature = "planted")]
 fn can_do_harm(bug: &Bug) -> bool {
     *bug != Bug::SnapshotNewestMembership
@@ -149,11 +149,14 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         | Bug::StagingNotInSnapshot
         | Bug::ClockStepsBack
         | Bug::SealedCancelled => options.shards = options.shards.max(2),
-        Bug::StaleOrderExecuted
-        | Bug::PromotedTooEarly
-        | Bug::DeletedReplicaMadeAgain
-        | Bug::WipedNodeReturns
-        | Bug::SnapshotNewestMembership => options.make_changes(),
+        // Leaders must change while orders are withdrawn.
+        Bug::StaleOrderExecuted => {
+            options.make_changes();
+            (options.shards, options.calm_max) = (1, ms(500));
+        }
+        Bug::PromotedTooEarly | Bug::DeletedReplicaMadeAgain | Bug::WipedNodeReturns => {
+            options.make_changes();
+        }
         _ => {}
     }
     options

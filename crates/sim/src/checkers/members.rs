@@ -21,6 +21,8 @@ pub struct Members {
     held: BTreeMap<ReplicaId, Held>,
     /// What was committed when a learner was ordered to become a voter.
     needed: BTreeMap<ReplicaId, Index>,
+    /// Those that are never voters: the group refused to make them such.
+    refused: BTreeSet<ReplicaId>,
     /// Those that were ordered to be deleted, since the group went on without them.
     let_go: BTreeSet<ReplicaId>,
     /// Those of which it is proven that they are deleted.
@@ -33,6 +35,11 @@ impl Members {
     /// A learner is ordered to become a voter, when so much is committed.
     pub fn promoted(&mut self, replica: ReplicaId, commit: Index) {
         self.needed.insert(replica, commit);
+    }
+
+    /// It is proven that a learner does not become a voter: its group refused the order.
+    pub fn not_promoted(&mut self, replica: ReplicaId) {
+        self.refused.insert(replica);
     }
 
     /// A replica is ordered to be deleted, since its group committed members without it.
@@ -69,6 +76,11 @@ impl Members {
         if let Some(replica) = membership.replicas().find(|id| self.let_go.contains(id)) {
             return Err(format!(
                 "replica {replica} was let go, and is a member by {id}"
+            ));
+        }
+        if let Some(replica) = membership.voters.intersection(&self.refused).next() {
+            return Err(format!(
+                "replica {replica} is a voter by {id}, which its group had refused"
             ));
         }
         let before = std::mem::replace(&mut self.voters, membership.voters.clone());

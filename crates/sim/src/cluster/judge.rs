@@ -103,6 +103,12 @@ impl Judge {
         group.members.promoted(replica, group.machine.last());
     }
 
+    /// It is proven that a learner does not become a voter.
+    pub(super) fn not_promoted(&mut self, group: GroupId, replica: ReplicaId) {
+        let group = self.groups.entry(group).or_default();
+        group.members.not_promoted(replica);
+    }
+
     /// A replica is ordered to be deleted, since its group went on without it.
     pub(super) fn let_go(&mut self, group: GroupId, replica: ReplicaId) {
         self.groups

@@ -27,7 +27,7 @@ use super::Cluster;
 use super::coverage::Mark;
 use super::host::Incoming;
 use super::options::{Options, PORT_BASE, node_id};
-use crate::world::ms;
+use crate::world::{Time, ms};
 
 /// How many old states are kept, to be told once more.
 const PAST: usize = 24;
@@ -40,6 +40,8 @@ pub struct Manager {
     past: RefCell<VecDeque<Arc<State>>>,
     /// Evidence that is told later, or once more.
     late: RefCell<Vec<(OrderNumber, Outcome)>>,
+    /// By machine: until when it hears nothing, but perhaps what was long ago.
+    deaf: RefCell<BTreeMap<usize, Time>>,
     /// Orders above it were not looked at.
     seen: Cell<OrderNumber>,
     is_idle: Cell<bool>,
@@ -57,6 +59,7 @@ impl Manager {
             state: RefCell::new(Arc::new(state)),
             past: RefCell::default(),
             late: RefCell::default(),
+            deaf: RefCell::default(),
             seen: Cell::default(),
             is_idle: Cell::new(!options.is_managed()),
         });
@@ -225,6 +228,10 @@ impl Manager {
                     Mark::Promoted
                 });
             }
+            (Task::Promote { replica, .. }, Outcome::Refused) => {
+                let mut judge = self.cluster.judge.borrow_mut();
+                judge.not_promoted(order.group, *replica);
+            }
             (Task::DeleteReplica { replica, .. }, Outcome::Deleted) => {
                 let mut judge = self.cluster.judge.borrow_mut();
                 judge.deleted(order.group, *replica);
@@ -238,6 +245,19 @@ impl Manager {
             (Some(Stage::Retired), None) => self.cluster.hit(Mark::GroupsRetired),
             _ => {}
         }
+    }
+
+    /// Whether a machine hears nothing new for now; for seconds, since it may be elected meanwhile.
+    fn is_deaf(&self, machine: usize, prng: &mut Prng) -> bool {
+        let now = self.cluster.world.now();
+        let mut deaf = self.deaf.borrow_mut();
+        if self.cluster.is_calm.get() {
+            return false;
+        }
+        if prng.chance(1, 60) {
+            deaf.insert(machine, now + ms(prng.range(500, 6_000)));
+        }
+        deaf.get(&machine).is_some_and(|until| now < *until)
     }
 
     /// Tells every node; some hear it late, some not this time, and some hear what was long ago.
@@ -255,10 +275,11 @@ impl Manager {
         }
         for host in self.cluster.hosts() {
             let mut prng = self.prng.borrow_mut();
-            if prng.chance(1, 5) {
+            let is_deaf = self.is_deaf(host.index(), &mut prng);
+            if prng.chance(1, 5) || (is_deaf && prng.chance(3, 4)) {
                 continue;
             }
-            let is_old = !self.cluster.is_calm.get() && prng.chance(1, 6);
+            let is_old = is_deaf || (!self.cluster.is_calm.get() && prng.chance(1, 10));
             let old = prng.index(past.len());
             let state = match is_old {
                 true => {
