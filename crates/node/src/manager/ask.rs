@@ -36,7 +36,7 @@ struct Proposed {
     since_tick: u64,
 }
 
-/// Waits for a primary.
+/// Waits for a primary, or for the answer of one.
 #[derive(Debug)]
 struct Held {
     request: Request,
@@ -49,7 +49,7 @@ struct Held {
 pub(crate) struct Asks {
     held: Vec<Held>,
     /// With another node, by number.
-    handed: BTreeMap<u64, (NodeId, Who, u64)>,
+    handed: BTreeMap<u64, (NodeId, Held)>,
     proposed: Vec<Proposed>,
     /// Answers to be delivered at the end of the turn.
     answers: Vec<(Who, Answer)>,
@@ -61,25 +61,35 @@ pub(crate) struct Asks {
 impl Asks {
     /// An entry of the group was applied here.
     pub(crate) fn applied(&mut self, index: Index, term: Term, reply: Reply) {
-        let Some(at) = self.proposed.iter().position(|own| own.index <= index) else {
-            return;
-        };
-        let own = self.proposed.remove(at);
-        let answer = match own.index == index && own.term == term {
-            true => Answer::Replied(reply),
-            // Another entry has its place.
-            false => Answer::NotDone,
-        };
-        self.answers.push((own.who, answer));
+        let mut reply = Some(reply);
+        for own in self.proposed.extract_if(.., |own| own.index <= index) {
+            let answer = match (own.index == index, own.term == term) {
+                (true, true) => reply.take().map_or(Answer::Unknown, Answer::Replied),
+                // Another entry has its place.
+                (true, false) => Answer::NotDone,
+                // A snapshot has jumped over its place.
+                (false, _) => Answer::Unknown,
+            };
+            self.answers.push((own.who, answer));
+        }
     }
 
     /// Another node says what became of a request.
     pub(super) fn answered(&mut self, from: NodeId, number: u64, answer: Answer) {
-        if let Some((asked, who, _)) = self.handed.get(&number).copied()
-            && asked == from
+        if self
+            .handed
+            .get(&number)
+            .is_none_or(|(asked, _)| *asked != from)
         {
-            self.handed.remove(&number);
-            self.answers.push((who, answer));
+            return;
+        }
+        let Some((_, held)) = self.handed.remove(&number) else {
+            return;
+        };
+        match answer {
+            // That node is primary no more: another may be.
+            Answer::NotDone => self.held.push(held),
+            answer => self.answers.push((held.who, answer)),
         }
     }
 
@@ -121,12 +131,11 @@ impl Node {
         {
             let number = shared.log.incarnation() << 32 | shared.manager.asks.next_number;
             shared.manager.asks.next_number += 1;
-            if held.who != Who::Nobody {
-                let handed = &mut shared.manager.asks.handed;
-                handed.insert(number, (node, held.who, held.since_tick));
-            }
-            let request = held.request;
+            let request = held.request.clone();
             let ask = ManagerMessage::Ask { number, request };
+            if held.who != Who::Nobody {
+                shared.manager.asks.handed.insert(number, (node, held));
+            }
             return shared.peers.send_manager(node, ask);
         }
         match held.who {
@@ -147,9 +156,6 @@ impl Node {
 
     /// Tries again what waits for a primary.
     pub(super) fn ask_held(&mut self) {
-        if self.shared.manager.asks.held.is_empty() || !self.shared.roles_changed {
-            return;
-        }
         for held in std::mem::take(&mut self.shared.manager.asks.held) {
             self.hand_on(held);
         }
@@ -165,9 +171,11 @@ impl Node {
         let late = asks.held.extract_if(.., |held| held.since_tick <= tick);
         asks.answers
             .extend(late.map(|held| (held.who, Answer::NotDone)));
-        let late = asks.handed.extract_if(.., |_, handed| handed.2 <= tick);
+        let late = asks
+            .handed
+            .extract_if(.., |_, (_, held)| held.since_tick <= tick);
         asks.answers
-            .extend(late.map(|(_, (_, who, _))| (who, Answer::Unknown)));
+            .extend(late.map(|(_, (_, held))| (held.who, Answer::Unknown)));
         let late = asks.proposed.extract_if(.., |own| own.since_tick <= tick);
         asks.answers
             .extend(late.map(|own| (own.who, Answer::Unknown)));
@@ -188,5 +196,69 @@ impl Node {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proposed(entries: &[(u64, u64)]) -> Asks {
+        let of = |(token, (index, term)): (u64, &(u64, u64))| Proposed {
+            index: Index(*index),
+            term: Term(*term),
+            who: Who::Operator(token),
+            since_tick: 0,
+        };
+        Asks {
+            proposed: (1..).zip(entries).map(of).collect(),
+            ..Asks::default()
+        }
+    }
+
+    #[test]
+    fn an_entry_in_its_place_is_answered_and_another_there_is_a_refusal() {
+        let mut asks = proposed(&[(5, 2), (6, 2)]);
+        asks.applied(Index(4), Term(2), Reply::Done);
+        assert!(asks.answers.is_empty());
+        asks.applied(Index(5), Term(2), Reply::Done);
+        asks.applied(Index(6), Term(3), Reply::Done);
+        let answers = [
+            (Who::Operator(1), Answer::Replied(Reply::Done)),
+            (Who::Operator(2), Answer::NotDone),
+        ];
+        assert_eq!(asks.answers, answers);
+    }
+
+    #[test]
+    fn nobody_knows_what_became_of_an_entry_that_a_snapshot_jumped_over() {
+        let mut asks = proposed(&[(5, 2), (9, 3)]);
+        asks.applied(Index(9), Term(3), Reply::Done);
+        let answers = [
+            (Who::Operator(1), Answer::Unknown),
+            (Who::Operator(2), Answer::Replied(Reply::Done)),
+        ];
+        assert_eq!(asks.answers, answers);
+    }
+
+    #[test]
+    fn only_who_was_asked_can_answer_and_a_refusal_goes_on_waiting() {
+        let request = Request::from(kvorum_cluster::Command::Rebalance);
+        let held = |token| Held {
+            request: request.clone(),
+            who: Who::Operator(token),
+            since_tick: 0,
+        };
+        let mut asks = Asks::default();
+        asks.handed.insert(1, (NodeId(2), held(7)));
+        asks.handed.insert(2, (NodeId(2), held(8)));
+        asks.answered(NodeId(3), 1, Answer::Unknown);
+        assert!(asks.answers.is_empty());
+        asks.answered(NodeId(2), 1, Answer::NotDone);
+        assert!(asks.answers.is_empty());
+        assert_eq!(asks.held.len(), 1);
+        asks.answered(NodeId(2), 2, Answer::Replied(Reply::Done));
+        asks.answered(NodeId(2), 2, Answer::Replied(Reply::Done));
+        assert_eq!(asks.answers.len(), 1);
     }
 }

@@ -60,6 +60,7 @@ impl Node {
             self.tell_evidence();
             self.plan();
             self.push_state();
+            self.ask_held();
         }
         let held = self
             .shared
@@ -77,7 +78,6 @@ impl Node {
     pub(crate) fn manager_end_of_turn(&mut self) {
         self.learn_from_own_replica();
         self.deliver_answers();
-        self.ask_held();
     }
 
     /// A message of another node.
