@@ -54,6 +54,8 @@ pub struct Config {
     pub chunk_bytes: usize,
     /// Replaces [`crate::limits::LOG_CACHE_BYTES`].
     pub log_cache_bytes: u64,
+    /// How many bytes of moves are sent in a tick by all groups here; `None` for as many as the targets take.
+    pub move_bytes_per_tick: Option<u64>,
     /// The bug of this node, in a build for the simulator.
     pub planted: Planted,
 }

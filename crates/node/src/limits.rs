@@ -100,6 +100,9 @@ pub const STATE_RETRY_TICKS: u64 = 100;
 /// Ticks after which evidence is told again that the shard manager's state does not show.
 pub const EVIDENCE_TICKS: u64 = 100;
 
+/// The most slots whose sizes are reported.
+pub const LARGE_SLOTS_MAX: usize = 1024;
+
 /// The most commands of one plan.
 pub const PLAN_COMMANDS_MAX: usize = 64;
 

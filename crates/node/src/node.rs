@@ -244,6 +244,7 @@ impl Node {
 
     fn tick(&mut self, effects: &mut Vec<Effect>) {
         self.shared.now_tick += 1;
+        self.shared.refill_move_allowance();
         self.shared.table.set_now(self.shared.now_tick);
         let states = self.groups.iter().filter_map(|group| group.state.as_ref());
         let used = states.map(|state| state.keyspace.logical_bytes()).sum();
@@ -590,6 +591,11 @@ impl Node {
             snapshot_failed: self.snapshot_failed,
             commands_per_second: self.commands_per_second,
             counters,
+            moves: self
+                .groups
+                .iter()
+                .flat_map(|group| group.moves_status(self.shared.now_tick, config.tick_ms))
+                .collect(),
             manager: self
                 .groups
                 .iter()

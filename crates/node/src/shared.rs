@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) next_snapshot_number: u64,
     /// The shard manager's state, the newest that was heard of.
     pub(crate) cluster: Option<Arc<kvorum_cluster::State>>,
+    /// Bytes of moves that may be sent before the next tick.
+    pub(crate) move_allowance: u64,
     /// All shards: at first those that the cluster was made with, then as the shard manager has it.
     pub(crate) shards: BTreeMap<GroupId, KnownShard>,
     /// The version of the manager's state that they are of.
@@ -80,6 +82,7 @@ impl Shared {
             next_snapshot_number,
             more_to_do: false,
             cluster: None,
+            move_allowance: 0,
             shards: shards_of(&config),
             shards_epoch: Epoch::ZERO,
             orders: MoveOrders::default(),
@@ -90,6 +93,15 @@ impl Shared {
             later: Vec::new(),
             config,
         }
+    }
+
+    /// What may be sent of moves in this tick. What was not sent is not saved up for long.
+    pub(crate) fn refill_move_allowance(&mut self) {
+        const SAVED_TICKS: u64 = 10;
+        self.move_allowance = match self.config.move_bytes_per_tick {
+            None => u64::MAX,
+            Some(bytes) => (self.move_allowance + bytes).min(SAVED_TICKS * bytes),
+        };
     }
 
     /// The node that leads a group, as far as known here; for where to send something, never to decide.

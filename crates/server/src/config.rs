@@ -121,6 +121,11 @@ pub struct NodeOptions {
     #[arg(long, env = "KVORUM_SNAPSHOT_BANDWIDTH", value_name = "SIZE")]
     pub snapshot_bandwidth: Option<Size>,
 
+    /// Bandwidth for slots that move away from this node, in bytes a second [default: as much as the others
+    /// take]
+    #[arg(long, env = "KVORUM_MOVE_BANDWIDTH", value_name = "SIZE")]
+    pub move_bandwidth: Option<Size>,
+
     /// Least important log lines to write: error, warn, info, debug [default: info]
     #[arg(long, env = "KVORUM_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
@@ -214,6 +219,7 @@ impl NodeOptions {
             node_dead_ms: options.node_dead_ms.unwrap_or(300_000),
             sync: options.sync.unwrap_or(SyncMode::Auto),
             snapshot_bandwidth: options.snapshot_bandwidth.map_or(200 << 20, |size| size.0),
+            move_bandwidth: options.move_bandwidth.map(|size| size.0),
             log_level: options.log_level.unwrap_or(LogLevel::Info),
             log_format: options.log_format.unwrap_or(LogFormat::Text),
             stop_with_stdin: options.stop_with_stdin,
@@ -248,6 +254,7 @@ impl NodeOptions {
             node_dead_ms: self.node_dead_ms.or(file.node_dead_ms),
             sync: self.sync.or(file.sync),
             snapshot_bandwidth: self.snapshot_bandwidth.or(file.snapshot_bandwidth),
+            move_bandwidth: self.move_bandwidth.or(file.move_bandwidth),
             log_level: self.log_level.or(file.log_level),
             log_format: self.log_format.or(file.log_format),
             stop_with_stdin: self.stop_with_stdin,
@@ -294,6 +301,8 @@ pub struct Settings {
     pub sync: SyncMode,
     /// Bytes a second for snapshots.
     pub snapshot_bandwidth: u64,
+    /// Bytes a second for slots that move away.
+    pub move_bandwidth: Option<u64>,
     /// Least important log lines to write.
     pub log_level: LogLevel,
     /// How they look.
@@ -333,6 +342,9 @@ impl Settings {
         }
         if self.snapshot_bandwidth < 1 << 20 {
             return Err("--snapshot-bandwidth must be at least 1mb".to_owned());
+        }
+        if self.move_bandwidth.is_some_and(|bytes| bytes < 64 << 10) {
+            return Err("--move-bandwidth must be at least 64kb".to_owned());
         }
         let mut ports = [
             self.listen,

@@ -8,7 +8,7 @@
 //! The file is text, for people to read in an emergency:
 //!
 //! ```text
-//! kvorum manifest 1              the format; a newer one is refused
+//! kvorum manifest 3              the format; a newer one is refused
 //! crc32c 1a2b3c4d                over all bytes after this line
 //! { "state": "started", ... }    JSON: Manifest
 //! ```

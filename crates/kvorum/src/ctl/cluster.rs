@@ -1,10 +1,12 @@
 //! `kvorum ctl shards|nodes|moves|primary|config`: the shard manager, asked and ordered.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use kvorum_server::control::client;
 use kvorum_server::control::cluster::{Carried, ConfigPicture, Order, Picture};
+use kvorum_server::control::status::{MoveStatus, ProcessStatus};
 use kvorum_server::secret::Secret;
 
 use crate::up::REPLICAS_DEFAULT;
@@ -158,7 +160,7 @@ pub(super) fn nodes(nodes: &[String], command: &Nodes, access: &Access) -> Resul
 
 pub(super) fn moves(nodes: &[String], command: &Moves, access: &Access) -> Result<(), String> {
     let order = match *command {
-        Moves::List => return show(nodes, access, print_moves),
+        Moves::List => return list_moves(nodes, access),
         Moves::Cancel { id } => Order::CancelMove { id },
         Moves::Limit { moves, changes } => Order::Configure { moves, changes },
     };
@@ -280,7 +282,20 @@ fn print_nodes(picture: &Picture) {
     }
 }
 
-fn print_moves(picture: &Picture) {
+/// The open moves, with how far they are as far as the nodes that send them answer.
+fn list_moves(nodes: &[String], access: &Access) -> Result<(), String> {
+    let picture = picture(nodes)?;
+    let asked = picture.nodes.iter().filter_map(|node| {
+        let status: ProcessStatus = client::get(&node.http, "/api/v1/status").ok()?;
+        status.status
+    });
+    let progress: BTreeMap<u64, MoveStatus> = asked
+        .flat_map(|status| status.moves)
+        .map(|moving| (moving.id, moving))
+        .collect();
+    if access.json {
+        return print_json(&serde_json::json!({ "open": picture.moves, "progress": progress }));
+    }
     if picture.moves.is_empty() {
         println!("no moves");
     }
@@ -293,11 +308,28 @@ fn print_moves(picture: &Picture) {
         } else {
             ""
         };
+        let progress = progress
+            .get(&open.id)
+            .map_or_else(String::new, progress_text);
         println!(
-            "  move {}  {} slots  shard {from} -> shard {}{cancelled}",
+            "  move {}  {} slots  shard {from} -> shard {}{progress}{cancelled}",
             open.id, open.slots, open.to
         );
     }
+    Ok(())
+}
+
+fn progress_text(moving: &MoveStatus) -> String {
+    let left = moving
+        .left_s()
+        .map_or_else(String::new, |left| format!("  {left} s left"));
+    format!(
+        "  {}  {} of {} bytes  {} bytes/s{left}",
+        moving.phase,
+        moving.sent_bytes,
+        moving.bytes,
+        moving.rate()
+    )
 }
 
 /// Runs of slots in few words.

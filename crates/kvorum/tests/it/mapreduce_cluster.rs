@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kvorum_base::Prng;
 use serde_json::Value;
 
-use crate::nodes::{Node, cluster, primary, signal};
+use crate::nodes::{Node, cluster, cluster_with, primary, signal};
 use crate::process::{PATIENCE, Running, TempDir, kvorum, my_turn, refused, succeeds, wait_for};
 
 /// A cluster of nodes, with jobs and workers around it.
@@ -181,7 +181,7 @@ fn workers_and_coordinators_killed_at_any_moment() {
     let expected = farm.expected();
     let mut prng = Prng::new(23);
     let mut workers = vec![farm.worker(), farm.worker(), farm.worker()];
-    let (mut kills, mut taken_over, mut round) = (0, 0, 0);
+    let (mut kills, mut taken_over, mut failures, mut round) = (0, 0, 0, 0);
     while kills < KILLS {
         let output = format!("out-{round}");
         let mut job = farm.job(&output, &WC, "0.5");
@@ -212,10 +212,13 @@ fn workers_and_coordinators_killed_at_any_moment() {
             farm.output(&output) == expected,
             "other bytes after {kills} kills"
         );
-        taken_over += u32::from(farm.report(&output)["epoch"].as_u64() > Some(1));
+        let report = farm.report(&output);
+        taken_over += u32::from(report["epoch"].as_u64() > Some(1));
+        failures += report["failures"].as_u64().expect("a number");
         round += 1;
     }
     assert!(taken_over > 0, "no job was ever taken over");
+    assert!(failures > 0, "no attempt was hit: the kills tested nothing");
 }
 
 /// The process that coordinates a job, if any does.
@@ -258,6 +261,43 @@ fn a_coordinator_that_slept_finds_its_job_done_by_another() {
     assert!(ends_well(&mut job), "{name} has succeeded");
     assert!(farm.output("out") == before);
     assert!(farm.report("out")["epoch"].as_u64() >= Some(2));
+}
+
+#[test]
+fn who_resumes_a_job_coordinates_it_when_nobody_does_and_waits_when_somebody_does() {
+    let _turn = my_turn();
+    let mut farm = Farm::new(1);
+    let expected = farm.expected();
+    let (output, input) = (farm.path("out"), farm.path("in"));
+    let (cluster, secret) = (farm.cluster(), farm.secret.clone());
+    let site = ["--cluster", &cluster, "--secret-file", &secret];
+    let mut first = farm.job("out", &WC, "0.5");
+    wait_for("a coordinator", || coordinator(&farm, 0));
+    first.child.kill().expect("killed");
+    let again = [
+        "mr", "run", "--app", "wc", "--input", &input, "--output", &output,
+    ];
+    let told = refused(&[&again[..], &site].concat());
+    assert!(told.contains("--resume"), "{told}");
+    let resume = [
+        "run",
+        "--resume",
+        "--output",
+        &output,
+        "--secret-file",
+        &secret,
+    ];
+    let mut two = [farm.start(&resume), farm.start(&resume)];
+    let pids = two.each_ref().map(|resumed| resumed.child.id());
+    wait_for("another coordinator", || {
+        coordinator(&farm, 0).filter(|pid| pids.contains(pid))
+    });
+    let _worker = farm.worker();
+    assert!(two.iter_mut().all(ends_well));
+    assert!(farm.output("out") == expected, "other bytes");
+    let resume = ["mr", "run", "--resume", "--output", &output];
+    let told = succeeds(&[&resume[..], &site].concat());
+    assert!(told.contains("7 files"), "{told}");
 }
 
 #[test]
@@ -383,4 +423,19 @@ fn lab_1_wc_with_a_cluster() {
         counts.extend(part.lines().map(|line| count(line).expect("a number")));
     }
     assert_eq!((counts.len(), counts.iter().sum()), (22_107, 623_948));
+}
+
+#[test]
+fn a_cluster_with_a_password_is_told_it() {
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let password = |_| vec!["--password".to_owned(), "open up".to_owned()];
+    let nodes = cluster_with(&dir, 1, password, &[]);
+    let cluster = format!("127.0.0.1:{}", nodes[0].port);
+    let list = ["mr", "list", "--json", "--cluster", &cluster];
+    assert!(refused(&list).contains("NOAUTH"));
+    let wrong = [&list[..], &["--password", "open"]].concat();
+    assert!(refused(&wrong).contains("WRONGPASS"));
+    let right = [&list[..], &["--password", "open up"]].concat();
+    assert_eq!(succeeds(&right).trim(), "[]");
 }

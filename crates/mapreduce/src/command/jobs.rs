@@ -10,7 +10,7 @@ use crate::command::print;
 use crate::command::run::describe;
 use crate::error::{Error, Result};
 use crate::store::jobs::{Finish, Seen, kill, look, names};
-use crate::store::{JobId, StoreOptions};
+use crate::store::{BRIEFLY, JobId, StoreOptions};
 
 /// All jobs.
 #[derive(Args)]
@@ -44,7 +44,7 @@ pub(crate) struct KillOptions {
 }
 
 pub(crate) fn list(options: &ListOptions) -> Result<ExitCode> {
-    let mut store = options.store.open();
+    let mut store = options.store.open(BRIEFLY);
     let mut jobs = Vec::new();
     for id in names(&mut store)? {
         jobs.push(look(&mut store, &id)?);
@@ -61,7 +61,7 @@ pub(crate) fn list(options: &ListOptions) -> Result<ExitCode> {
 
 pub(crate) fn status(options: &StatusOptions) -> Result<ExitCode> {
     let id = JobId::parse(&options.job)?;
-    let seen = look(&mut options.store.open(), &id)?;
+    let seen = look(&mut options.store.open(BRIEFLY), &id)?;
     if options.json {
         return print(&json(&seen)?);
     }
@@ -94,7 +94,7 @@ pub(crate) fn status(options: &StatusOptions) -> Result<ExitCode> {
 
 pub(crate) fn end(options: &KillOptions) -> Result<ExitCode> {
     let id = JobId::parse(&options.job)?;
-    kill(options.store.open(), &id)?;
+    kill(options.store.open(BRIEFLY), &id)?;
     print(&format!("{id} will end\n"))
 }
 

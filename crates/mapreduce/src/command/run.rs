@@ -159,7 +159,7 @@ fn run_shared(
         };
     }
     let request = request.ok_or_else(nothing_to_run)?;
-    let (begun, id) = shared::begin(request, apps, site.store.open())?;
+    let (begun, id) = shared::begin(request, apps, site)?;
     // A closed standard error is no reason to stop.
     let _ = writeln!(std::io::stderr(), "job {id}");
     shared::run(begun, &id, site, progress)

@@ -466,7 +466,9 @@ impl Coordinator {
             None => vec![input],
         };
         for input in lost {
-            self.lose(input, error, effects);
+            if self.outcome.is_none() {
+                self.lose(input, error, effects);
+            }
         }
     }
 

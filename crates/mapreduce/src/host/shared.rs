@@ -14,10 +14,9 @@ use crate::host::workers::Recipe;
 use crate::host::{Begun, Report, Request, desk, make_output, plan, refuse_existing};
 use crate::job::{Layout, Program};
 use crate::secret::Secret;
-use crate::store::client::Store;
 use crate::store::jobs::{Finish, look};
 use crate::store::tenure::Tenure;
-use crate::store::{JobId, StoreOptions};
+use crate::store::{BRIEFLY, INDEX, JobId, PATIENCE, StoreOptions};
 
 /// How often who waits for a job looks at it.
 const LOOK: Duration = Duration::from_millis(200);
@@ -50,8 +49,10 @@ pub(crate) fn purpose(id: &JobId) -> String {
 
 /// Begins a job: its output directory with its name in it, then its description in the store. A crash in
 /// between leaves a directory whose job does not exist, which a later start says.
-pub(crate) fn begin(mut request: Request, apps: &[App], store: Store) -> Result<(Begun, JobId)> {
+pub(crate) fn begin(mut request: Request, apps: &[App], site: &Site) -> Result<(Begun, JobId)> {
     refuse_existing(&request.output)?;
+    // A wrong address or password is told before anything is made.
+    site.store.open(BRIEFLY).get(INDEX)?;
     // Others work elsewhere: every name must mean the same to them.
     request.output = absolute(&request.output)?;
     for input in &mut request.inputs {
@@ -68,6 +69,7 @@ pub(crate) fn begin(mut request: Request, apps: &[App], store: Store) -> Result<
         Program::Streaming { map, .. } => map,
     })?;
     make_output(&request.output, |layout| write_id(&layout.id(), &id))?;
+    let store = site.store.open(PATIENCE);
     let tenure = Tenure::create(store, id.clone(), &job)?;
     let begun = Begun {
         layout: Layout::new(&request.output),
@@ -109,7 +111,7 @@ pub(crate) fn run(begun: Begun, id: &JobId, site: &Site, progress: Progress) -> 
 
 /// Waits until a job is over, and takes over whenever nobody coordinates it.
 pub(crate) fn follow(id: &JobId, site: &Site) -> Result<Report> {
-    let mut store = site.store.open();
+    let mut store = site.store.open(PATIENCE);
     loop {
         match look(&mut store, id)?.end {
             Some(Finish::Succeeded { report }) => return Ok(*report),
@@ -126,7 +128,7 @@ pub(crate) fn follow(id: &JobId, site: &Site) -> Result<Report> {
 /// Coordinates a job that nobody does, until it is over. `None` if there is nothing to do, or not any more:
 /// it is over, or somebody else coordinates it.
 pub(crate) fn take_over(id: &JobId, site: &Site) -> Result<Option<Report>> {
-    let mut store = site.store.open();
+    let mut store = site.store.open(PATIENCE);
     if look(&mut store, id)?.is_over() {
         return Ok(None);
     }

@@ -164,6 +164,9 @@ impl Store {
         match self.exchange(at, words) {
             Ok(Reply::Error(text)) => judge(text),
             Ok(reply) => Try::Reply(reply),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Try::Reply(Reply::Error(error.to_string()))
+            }
             Err(error) => {
                 // A reply that is still on its way would be taken for the next one's.
                 self.links.remove(at);

@@ -35,7 +35,9 @@ use crate::store::client::{Address, Store};
 
 /// How long the store may be away before whoever asks it gives up: longer than its shards take to find
 /// another primary.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The same for people, who wait for the answer.
+pub(crate) const BRIEFLY: Duration = Duration::from_secs(10);
 /// The key with the names of all jobs.
 pub(crate) const INDEX: &str = "{mr}:jobs";
 
@@ -61,8 +63,8 @@ pub(crate) struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// Connections to it, none of which is made yet.
-    pub(crate) fn open(&self) -> Store {
+    /// Connections to it, none of which is made yet. A request is repeated for so long.
+    pub(crate) fn open(&self, patience: Duration) -> Store {
         let address = Address {
             seeds: self.cluster.clone(),
             password: self
@@ -70,7 +72,7 @@ impl StoreOptions {
                 .clone()
                 .filter(|password| !password.is_empty()),
         };
-        Store::new(address, PATIENCE)
+        Store::new(address, patience)
     }
 
     /// The words that say the same to a process that is started, but for the password.

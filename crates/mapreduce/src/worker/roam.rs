@@ -13,9 +13,9 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::host::shared::{Site, purpose};
 use crate::job::Layout;
-use crate::store::JobId;
 use crate::store::client::{Store, dial};
 use crate::store::jobs::{look, names};
+use crate::store::{JobId, PATIENCE};
 use crate::worker::serve::{AtEnd, join, raise_file_limit, session};
 use crate::worker::shelf;
 use crate::worker::station::{Own, Station};
@@ -52,7 +52,7 @@ pub(crate) fn run(site: &Site, dir: &Path, apps: &[App], prefix: &[&str]) -> Res
         prefix,
         dir: dir.to_owned(),
         place,
-        store: site.store.open(),
+        store: site.store.open(PATIENCE),
         over: BTreeSet::new(),
         started: BTreeMap::new(),
         complaint: String::new(),

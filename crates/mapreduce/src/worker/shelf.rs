@@ -129,6 +129,8 @@ pub(crate) struct Fetcher<'a> {
     /// Where it is put: a file whose name is gone already.
     file: Option<Arc<File>>,
     len: u64,
+    /// What is on its way from a connection to the file.
+    bytes: Vec<u8>,
 }
 
 impl<'a> Fetcher<'a> {
@@ -139,6 +141,7 @@ impl<'a> Fetcher<'a> {
             links: BTreeMap::new(),
             file: None,
             len: 0,
+            bytes: Vec::new(),
         }
     }
 
@@ -166,14 +169,14 @@ impl<'a> Fetcher<'a> {
         };
         let link = self.links.get_mut(&input.place);
         let link = link.ok_or_else(|| gone(io::ErrorKind::NotConnected.into()))?;
-        let mut bytes = vec![0; COPY_BYTES];
+        self.bytes.resize(COPY_BYTES, 0);
         let mut readers = Vec::new();
         for (len, pairs) in sizes {
             let offset = self.len;
             let mut left = len;
             while left > 0 {
                 pulse.advance(1)?;
-                let piece = &mut bytes[..left.min(COPY_BYTES as u64) as usize];
+                let piece = &mut self.bytes[..left.min(COPY_BYTES as u64) as usize];
                 link.read_exact(piece).map_err(gone)?;
                 (&*file)
                     .write_all(piece)

@@ -5,12 +5,14 @@
 //! | 1 | ask | number varint, block: a request as in the `cluster` crate |
 //! | 2 | answer | number varint, how 1: 1 replied, then a block: the reply; 2 not done; 3 unknown |
 //! | 3 | report | index of the state that is held, count, per group led: group, term, logical bytes; |
-//! | | | count, per node not heard: node, milliseconds; all varints, each list rising |
+//! | | | count, per node not heard: node, milliseconds; |
+//! | | | count, per large slot that has to move: slot, bytes; all varints, each list rising |
 //! | 4 | state | block: a state as in the `cluster` crate |
 
 use bytes::Bytes;
 use kvorum_base::cursor::{put_block, put_varint};
-use kvorum_base::{GroupId, Index, Malformed, NodeId, Reader, Term};
+use kvorum_base::slot::SLOT_COUNT;
+use kvorum_base::{GroupId, Index, Malformed, NodeId, Reader, Slot, Term};
 use kvorum_cluster::{Reply, Request};
 
 /// What became of a request.
@@ -44,6 +46,9 @@ pub struct Report {
     pub led: Vec<Led>,
     /// Nodes of these groups that it has not heard, by id, and for how many milliseconds.
     pub silent: Vec<(NodeId, u64)>,
+    /// The logical bytes of slots of these groups that have to move and are so large that few of them make a
+    /// move.
+    pub slots: Vec<(Slot, u64)>,
 }
 
 /// A message to or from the shard manager's primary.
@@ -76,7 +81,7 @@ pub fn message_bytes(message: &ManagerMessage) -> usize {
     match message {
         ManagerMessage::State(bytes) => NUMBERS_BYTES + bytes.len(),
         ManagerMessage::Report(report) => {
-            NUMBERS_BYTES + 30 * report.led.len() + 20 * report.silent.len()
+            NUMBERS_BYTES + 30 * report.led.len() + 20 * (report.silent.len() + report.slots.len())
         }
         // Rare enough to be encoded once more.
         ManagerMessage::Ask { request, .. } => NUMBERS_BYTES + request.encode().len(),
@@ -108,7 +113,12 @@ pub fn put_message(out: &mut Vec<u8>, message: &ManagerMessage) {
                 Answer::Unknown => out.push(3),
             }
         }
-        ManagerMessage::Report(Report { held, led, silent }) => {
+        ManagerMessage::Report(Report {
+            held,
+            led,
+            silent,
+            slots,
+        }) => {
             out.push(3);
             put_varint(out, held.get());
             put_varint(out, led.len() as u64);
@@ -121,6 +131,11 @@ pub fn put_message(out: &mut Vec<u8>, message: &ManagerMessage) {
             for (node, silent_ms) in silent {
                 put_varint(out, node.get());
                 put_varint(out, *silent_ms);
+            }
+            put_varint(out, slots.len() as u64);
+            for (slot, bytes) in slots {
+                put_varint(out, u64::from(slot.get()));
+                put_varint(out, *bytes);
             }
         }
         ManagerMessage::State(bytes) => {
@@ -182,6 +197,15 @@ fn read_report(reader: &mut Reader<'_>) -> Result<Report, Malformed> {
             return Err(reader.malformed("order of nodes"));
         }
         report.silent.push((node, reader.varint("silence")?));
+    }
+    for _ in 0..reader.varint("large slots")? {
+        let slot = u16::try_from(reader.varint("large slot")?);
+        let slot = slot.ok().filter(|slot| *slot < SLOT_COUNT);
+        let slot = Slot(slot.ok_or_else(|| reader.malformed("large slot"))?);
+        if report.slots.last().is_some_and(|(last, _)| *last >= slot) {
+            return Err(reader.malformed("order of slots"));
+        }
+        report.slots.push((slot, reader.varint("bytes of a slot")?));
     }
     Ok(report)
 }

@@ -81,6 +81,7 @@ impl Node {
                     hearsay.hear_sizes(led.group, led.bytes, []);
                 }
             }
+            hearsay.slot_bytes.extend(report.slots.iter().copied());
         }
         hearsay.forget_what_is_over(cluster);
         hearsay

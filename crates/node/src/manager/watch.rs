@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kvorum_base::{Index, NodeId};
+use kvorum_base::{Index, NodeId, Slot, SlotSet};
+use kvorum_cluster::limits::{MOVE_BYTES_MAX, MOVE_SLOTS_MAX};
 
 use super::MANAGER;
 use crate::format::manager::{Led, ManagerMessage, Report};
-use crate::limits::STATE_RETRY_TICKS;
+use crate::limits::{LARGE_SLOTS_MAX, STATE_RETRY_TICKS};
 use crate::node::Node;
 
 /// What was sent to those who watch: up to which entry, and when.
@@ -107,6 +108,36 @@ impl Node {
             }
         }
         report.silent = silent.into_iter().collect();
+        report.slots = self.large_slots();
         report
+    }
+
+    /// Slots of groups led here that have to move, and of which few make a move.
+    fn large_slots(&self) -> Vec<(Slot, u64)> {
+        const LARGE: u64 = MOVE_BYTES_MAX / MOVE_SLOTS_MAX as u64;
+        let Some(cluster) = &self.shared.cluster else {
+            return Vec::new();
+        };
+        let mut large = Vec::new();
+        let wanted = &cluster.newest().slots;
+        for group in self.groups.iter().filter(|group| group.leading()) {
+            let id = Some(group.id);
+            let mut leaving = SlotSet::none();
+            for (first, last, _) in wanted.runs().filter(|(_, _, wanted)| **wanted != id) {
+                let here = |slot: &Slot| group.served().contains(*slot);
+                for slot in (first..=last).map(Slot).filter(here) {
+                    leaving.insert(slot);
+                }
+            }
+            if leaving.is_empty() {
+                continue;
+            }
+            let state = group.state.as_ref().expect("a primary has a state");
+            let sizes = state.keyspace.bytes_by_slot(&leaving);
+            large.extend(sizes.filter(|(_, bytes)| *bytes > LARGE));
+        }
+        large.sort_unstable();
+        large.truncate(LARGE_SLOTS_MAX);
+        large
     }
 }

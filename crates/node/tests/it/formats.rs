@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Term, UnixMillis};
+use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Slot, Term, UnixMillis};
 use kvorum_cluster::{Command, ConfigNumber, OrderNumber, Reply, Request};
 use kvorum_node::format::entry::{self, Content, EntryBuilder};
 use kvorum_node::format::manager::{Answer, Led, ManagerMessage, Report};
@@ -435,6 +435,7 @@ fn manager_messages() -> Vec<(ManagerMessage, String)> {
         held: Index(300),
         led: vec![led(0, 4, 0), led(2, 5, 300)],
         silent: vec![(NodeId(3), 1500)],
+        slots: vec![(Slot(2), 300)],
     };
     let block = |bytes: &[u8]| format!("{:02x} {}", bytes.len(), hex(bytes));
     let request = Request::from(Command::Rebalance);
@@ -470,7 +471,7 @@ fn manager_messages() -> Vec<(ManagerMessage, String)> {
         ),
         (
             ManagerMessage::Report(report),
-            "0b 03 ac02 02 00 04 00 02 05 ac02 01 03 dc0b".to_owned(),
+            "0b 03 ac02 02 00 04 00 02 05 ac02 01 03 dc0b 01 02 ac02".to_owned(),
         ),
         (
             ManagerMessage::State(Bytes::from_static(b"ab")),

@@ -88,6 +88,7 @@ fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
         }],
         founding: None,
         node_dead_ticks: 1000,
+        move_bytes_per_tick: None,
         password: None,
         tick_ms: 10,
         heartbeat_ticks: 10,

@@ -127,6 +127,7 @@ fn config() -> Config {
         checkpoint_ticks: 100,
         memory_bytes_max: None,
         clock_skew_ms_max: 1000,
+        move_bytes_per_tick: None,
         node_dead_ticks: 30_000,
         log: LogOptions::small(SEGMENT_BYTES),
         snapshot_after_log_bytes: 1 << 20,

@@ -248,6 +248,9 @@ fn node_config(
         members,
         groups,
         founding: Some(Arc::new(founding)),
+        move_bytes_per_tick: settings
+            .move_bandwidth
+            .map(|bytes| (bytes * tick_ms / 1000).max(1)),
         node_dead_ticks: u64::from(ticks(settings.node_dead_ms)),
         password: settings.password.clone(),
         tick_ms,

@@ -273,6 +273,7 @@ impl Options {
             groups: self.groups().map(|group| self.spec(group)).collect(),
             founding: None,
             node_dead_ticks: 1000,
+            move_bytes_per_tick: None,
             password: None,
             tick_ms: self.tick_ms,
             heartbeat_ticks: (100 / self.tick_ms) as u32,
