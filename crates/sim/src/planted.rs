@@ -132,6 +132,8 @@ pub fn named(name: &str) -> Result<Bug, String> {
 #[must_use]
 pub fn options(seed: u64, bug: Bug) -> Options {
     let mut options = Options::draw(seed);
+    // Misfortunes get deepest where nothing else happens.
+    (options.changes, options.spares) = (false, 0);
     for danger in needs(bug) {
         if !options.has(*danger) && (options.nodes > 1 || danger.suits_one_node()) {
             options.dangers.push(*danger);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use kvorum_base::{GroupId, NodeId, ReplicaId};
 use kvorum_node::Node;
@@ -55,8 +56,8 @@ struct Group {
     members: Members,
     /// By machine: the replica that was last seen there.
     at: BTreeMap<usize, ReplicaId>,
-    /// By machine: who the voters may be, as far as the replica there last knew.
-    voters: BTreeMap<usize, [BTreeSet<NodeId>; 2]>,
+    /// By machine: the members, as far as the replica there last knew.
+    memberships: BTreeMap<usize, Arc<Membership>>,
     repeated: u64,
 }
 
@@ -126,12 +127,17 @@ impl Judge {
     }
 
     /// All sets of voters of which some replica may still need a majority, and on which machine it is.
-    pub(super) fn sets_of_voters(&self) -> impl Iterator<Item = (usize, &BTreeSet<NodeId>)> {
+    pub(super) fn sets_of_voters(&self) -> Vec<(usize, BTreeSet<NodeId>)> {
         let groups = self.groups.values();
-        let sets = groups.flat_map(|group| group.voters.iter().map(move |at| (group, at)));
-        let there = sets.filter(|(group, (machine, _))| group.at.contains_key(machine));
-        let sets = there.flat_map(|(_, (machine, sets))| sets.iter().map(|set| (*machine, set)));
-        sets.filter(|(_, set)| !set.is_empty())
+        let known = groups.flat_map(|group| {
+            let there = |(machine, _): &(&usize, _)| group.at.contains_key(*machine);
+            group.memberships.iter().filter(there)
+        });
+        let sets = known.flat_map(|(machine, membership)| {
+            let sets = places_of(membership).into_iter();
+            sets.map(|set| (*machine, set))
+        });
+        sets.filter(|(_, set)| !set.is_empty()).collect()
     }
 
     /// The node begins another life.
@@ -195,7 +201,9 @@ impl Judge {
         let named = |checker| move |text| (checker, text);
         let group = self.groups.entry(id).or_default();
         group.at.insert(index, raft.id());
-        group.voters.insert(index, places_of(raft.membership()));
+        group
+            .memberships
+            .insert(index, Arc::clone(raft.membership()));
         group
             .members
             .looked_at(raft, replica.state.is_some())

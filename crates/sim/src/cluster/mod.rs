@@ -279,6 +279,7 @@ impl Cluster {
         };
         let (judge, to_be) = (self.judge.borrow(), self.voters_to_be.borrow());
         let sets = judge.sets_of_voters();
+        let sets = sets.iter();
         let sets = sets.filter(|(machine, _)| !hosts[*machine].is_lost());
         let sets = sets.map(|(_, set)| set);
         sets.chain(to_be.iter()).all(survives)
