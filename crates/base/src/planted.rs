@@ -95,6 +95,14 @@ bugs! {
     SealedCancelled = "sealed-cancelled",
     /// A follower answers a read from its state as it is.
     FollowerReadsUnasked = "follower-reads-unasked",
+    /// An order that was refused, or is below one that was taken, is carried out.
+    StaleOrderExecuted = "stale-order-executed",
+    /// A learner becomes a voter whatever it holds.
+    PromotedTooEarly = "promoted-too-early",
+    /// A replica that was deleted is made again when the old order is repeated.
+    DeletedReplicaMadeAgain = "deleted-replica-made-again",
+    /// A node whose directory was emptied starts under its old id.
+    WipedNodeReturns = "wiped-node-returns",
 }
 
 /// Which bug one has, if any: a replica one of these, others one of their own kinds.

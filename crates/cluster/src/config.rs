@@ -15,6 +15,7 @@
 //! The number of slots is a parameter: 16384 in production, 10 in the course's scenarios.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 
 use kvorum_base::{GroupId, NodeId};
 
@@ -69,6 +70,15 @@ pub enum NoConfig {
     Forgotten(ConfigNumber),
     /// It is not made yet; this is the newest.
     Future(ConfigNumber),
+}
+
+impl fmt::Display for NoConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forgotten(oldest) => write!(f, "forgotten; the oldest config known is {oldest}"),
+            Self::Future(newest) => write!(f, "not made yet; the newest config is {newest}"),
+        }
+    }
 }
 
 /// All configs that are kept.

@@ -70,9 +70,16 @@ impl Keyspace {
     /// The logical bytes of these slots: what keys and session rows are charged with. O(slots).
     #[must_use]
     pub fn slots_bytes(&self, slots: &SlotSet) -> u64 {
+        self.bytes_by_slot(slots).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The logical bytes of each of these slots that holds something.
+    pub fn bytes_by_slot<'a>(
+        &'a self,
+        slots: &'a SlotSet,
+    ) -> impl Iterator<Item = (Slot, u64)> + 'a {
         self.touched_of(slots)
-            .map(|(_, state)| state.bytes + state.row_bytes)
-            .sum()
+            .map(|(slot, state)| (slot, state.bytes + state.row_bytes))
     }
 
     fn touched_of<'a>(&'a self, slots: &'a SlotSet) -> impl Iterator<Item = (Slot, &'a SlotState)> {

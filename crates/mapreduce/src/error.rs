@@ -25,6 +25,8 @@ pub enum Error {
         input: AttemptId,
         /// What is wrong with it.
         reason: String,
+        /// Whether the place where it lies could not be reached at all.
+        unreachable: bool,
     },
     /// The coordinator has no use for this attempt any more.
     Abandoned,
@@ -55,7 +57,7 @@ impl fmt::Display for Error {
         match self {
             Self::Io { what, source } => write!(f, "{what}: {source}"),
             Self::BadRecord(message) | Self::Function(message) => f.write_str(message),
-            Self::InputLost { input, reason } => {
+            Self::InputLost { input, reason, .. } => {
                 write!(f, "the output of {input} cannot be read: {reason}")
             }
             Self::Abandoned => f.write_str("abandoned: another attempt has won"),

@@ -52,6 +52,24 @@ pub(crate) struct Job {
     pub(crate) attempts_max: u32,
     /// Whether stragglers get a second attempt.
     pub(crate) backups: bool,
+    /// The output directory, if the job's record is in the store: whoever takes over finds it there. Every
+    /// process of the job reaches it under this name.
+    #[serde(default, skip_serializing_if = "is_nowhere")]
+    pub(crate) output: PathBuf,
+}
+
+fn is_nowhere(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+impl Job {
+    /// For people: what runs.
+    pub(crate) fn program_name(&self) -> &str {
+        match &self.program {
+            Program::App(name) => name,
+            Program::Streaming { map, .. } => map,
+        }
+    }
 }
 
 /// Where the files of a job lie: all in the output directory, so that renames stay on one file system.
@@ -60,7 +78,8 @@ pub(crate) struct Job {
 /// |---|---|
 /// | `part-00000` ... | outputs, once they are final |
 /// | `_SUCCESS` | written last: the report, with the winner of each output |
-/// | `_job/journal` | the record of the job |
+/// | `_job/journal` | the record of the job, unless it is in the store |
+/// | `_job/id` | the name of the job in the store |
 /// | `_job/coordinator` | address and secret of the coordinator, for its workers |
 /// | `_job/files/` | what attempts write, each under its own name |
 #[derive(Clone, Debug)]
@@ -85,6 +104,10 @@ impl Layout {
 
     pub(crate) fn journal(&self) -> PathBuf {
         self.job().join("journal")
+    }
+
+    pub(crate) fn id(&self) -> PathBuf {
+        self.job().join("id")
     }
 
     pub(crate) fn contact(&self) -> PathBuf {

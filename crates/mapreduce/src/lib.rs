@@ -5,8 +5,10 @@
 //! - `input`: files, splits, records;
 //! - `shuffle`: from the pairs of a map to the sorted values of a reduce;
 //! - `function`, `app`, [`apps`], `streaming`: what runs;
-//! - `worker`: a process that runs tasks;
+//! - `worker`: a process that runs tasks, for one job or for those of a cluster;
 //! - `host`: the process that owns a job: journal, workers, renames;
+//! - `store`: jobs whose record is kept in kvorum, so that no process has to survive them;
+//! - `secret`: who may take part;
 //! - [`command`]: the command line;
 //! - [`planted`]: bugs on purpose, for the coordinator's simulation.
 
@@ -21,8 +23,10 @@ mod host;
 mod input;
 mod job;
 pub mod planted;
+mod secret;
 pub mod sequential;
 mod shuffle;
+mod store;
 mod streaming;
 mod wire;
 mod worker;

@@ -19,6 +19,8 @@ pub enum Bug {
     PublishBeforeRecord,
     /// A coordinator that takes over gives out the numbers of its predecessor again.
     AttemptNumbersReused,
+    /// A coordinator that was replaced takes its refused records for durable.
+    DeposedGoesOn,
 }
 
 impl Bug {
@@ -30,6 +32,7 @@ impl Bug {
         Bug::ReduceBeforeMaps,
         Bug::PublishBeforeRecord,
         Bug::AttemptNumbersReused,
+        Bug::DeposedGoesOn,
     ];
 }
 

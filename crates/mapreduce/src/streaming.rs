@@ -11,7 +11,7 @@
 //! something for it: otherwise a command that writes much before it reads on would stop both.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -24,10 +24,13 @@ use crate::function::{Emit, Map, Record, Reduce, Values};
 use crate::input::format::Format;
 use crate::input::split::Split;
 use crate::job::Job;
+use crate::worker::pulse::Pulse;
 
 const BLOCK_BYTES: usize = 64 << 10;
 /// Blocks that wait in each direction.
 const BLOCKS: usize = 4;
+/// How often a command that has nothing to say is looked after: whether it is still wanted, whether it lives.
+const LOOK: Duration = Duration::from_millis(20);
 /// What is kept of the standard error.
 const TAIL_BYTES: usize = 4 << 10;
 
@@ -97,6 +100,8 @@ pub(crate) struct Child {
     threads: Vec<JoinHandle<()>>,
     /// Whether a map's records have keys.
     keyed: bool,
+    /// Tells whether anybody still waits for it.
+    pulse: Arc<Pulse>,
 }
 
 /// What came on the standard error.
@@ -107,7 +112,12 @@ struct Errors {
 }
 
 impl Child {
-    pub(crate) fn start(command: &str, environment: Environment, format: Format) -> Result<Self> {
+    pub(crate) fn start(
+        command: &str,
+        environment: Environment,
+        format: Format,
+        pulse: &Arc<Pulse>,
+    ) -> Result<Self> {
         let mut process = Command::new("sh")
             .arg("-c")
             .arg(command)
@@ -143,6 +153,7 @@ impl Child {
             errors,
             threads,
             keyed: matches!(format, Format::Kv | Format::Json),
+            pulse: Arc::clone(pulse),
         })
     }
 
@@ -172,9 +183,9 @@ impl Child {
                 Err(TrySendError::Disconnected(_)) => self.input = None,
                 Err(TrySendError::Full(back)) => {
                     block = back;
-                    match self.output.recv_timeout(Duration::from_millis(20)) {
+                    match self.output.recv_timeout(LOOK) {
                         Ok(lines) => emit_lines(&lines, out)?,
-                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Timeout) => self.pulse.beat()?,
                         // It has closed its output and may still read.
                         Err(RecvTimeoutError::Disconnected) => {
                             std::thread::sleep(Duration::from_millis(1));
@@ -191,13 +202,14 @@ impl Child {
     fn end(&mut self, out: &mut Emit<'_>) -> Result<()> {
         self.hand_over(out)?;
         self.input = None;
-        while let Ok(lines) = self.output.recv() {
-            emit_lines(&lines, out)?;
+        loop {
+            match self.output.recv_timeout(LOOK) {
+                Ok(lines) => emit_lines(&lines, out)?,
+                Err(RecvTimeoutError::Timeout) => self.pulse.beat()?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
-        let status = self
-            .process
-            .wait()
-            .map_err(Error::io(format!("wait for {:?}", self.command)))?;
+        let status = self.wait()?;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -212,6 +224,23 @@ impl Child {
         }
         out.counters.merge(&errors.counters);
         Ok(())
+    }
+}
+
+impl Child {
+    /// Waits for the end of a command that has closed its output, as long as somebody wants it.
+    fn wait(&mut self) -> Result<ExitStatus> {
+        let mut pause = Duration::from_micros(100);
+        loop {
+            let status = self.process.try_wait();
+            let what = || Error::io(format!("wait for {:?}", self.command));
+            if let Some(status) = status.map_err(what())? {
+                return Ok(status);
+            }
+            self.pulse.beat()?;
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LOOK);
+        }
     }
 }
 
@@ -252,15 +281,22 @@ pub(crate) struct Combiner {
     command: String,
     environment: Environment,
     format: Format,
+    pulse: Arc<Pulse>,
     child: Option<Child>,
 }
 
 impl Combiner {
-    pub(crate) fn new(command: &str, environment: Environment, format: Format) -> Self {
+    pub(crate) fn new(
+        command: &str,
+        environment: Environment,
+        format: Format,
+        pulse: &Arc<Pulse>,
+    ) -> Self {
         Self {
             command: command.to_owned(),
             environment,
             format,
+            pulse: Arc::clone(pulse),
             child: None,
         }
     }
@@ -270,7 +306,8 @@ impl Reduce for Combiner {
     fn reduce(&mut self, key: &[u8], values: &mut Values<'_>, out: &mut Emit<'_>) -> Result<()> {
         if self.child.is_none() {
             let environment = self.environment.clone();
-            self.child = Some(Child::start(&self.command, environment, self.format)?);
+            let child = Child::start(&self.command, environment, self.format, &self.pulse)?;
+            self.child = Some(child);
         }
         self.child
             .as_mut()
@@ -360,7 +397,16 @@ mod tests {
     }
 
     fn run(command: &str, records: usize) -> (Result<()>, Vec<Vec<u8>>, Counters) {
-        let mut child = Child::start(command, Vec::new(), Format::Lines).expect("a shell");
+        run_with(command, records, &Arc::default())
+    }
+
+    fn run_with(
+        command: &str,
+        records: usize,
+        pulse: &Arc<Pulse>,
+    ) -> (Result<()>, Vec<Vec<u8>>, Counters) {
+        let child = Child::start(command, Vec::new(), Format::Lines, pulse);
+        let mut child = child.expect("a shell");
         let (mut lines, mut counters) = (Lines::default(), Counters::new());
         let mut out = Emit {
             sink: &mut lines,
@@ -390,6 +436,21 @@ mod tests {
         result.expect("success");
         assert_eq!(lines.len(), 8000);
         assert!(lines.iter().all(|line| line.len() == 1000));
+    }
+
+    /// Whatever it is doing: it does not read, does not end, or only seems to have ended.
+    #[test]
+    fn a_command_that_nobody_waits_for_is_ended() {
+        let pulse: Arc<Pulse> = Arc::default();
+        pulse.abandon();
+        for (command, records) in [
+            ("exec sleep 1000", 8000),
+            ("exec sleep 1000", 0),
+            ("exec >&-; exec sleep 1000", 0),
+        ] {
+            let (result, ..) = run_with(command, records, &pulse);
+            assert!(matches!(result, Err(Error::Abandoned)), "{command}");
+        }
     }
 
     #[test]

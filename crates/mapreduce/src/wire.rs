@@ -1,11 +1,11 @@
 //! What the coordinator and its workers say to each other.
 //!
-//! A connection is a stream of frames in both directions, over TCP on the loopback interface. A frame is the
-//! length of its text as a little-endian u32, and the text: one JSON document, a message as below. The
-//! worker opens with `hello`, which carries the secret of the job from a file that only its user can read;
-//! then it says `ask` whenever it has nothing to do, and how its attempt does. All else comes from the
-//! coordinator when there is something to say. The end of the connection is the end of the worker for the
-//! coordinator, and the end of the job for the worker.
+//! A connection is a stream of frames in both directions, over TCP. First both sides prove that they hold the
+//! secret of the job (`secret`). A frame is the length of its text as a little-endian u32, and the text: one
+//! JSON document, a message as below. The worker opens with `hello`, then it says `ask` whenever it has
+//! nothing to do, and how its attempt does. All else comes from the coordinator when there is something to
+//! say. The end of the connection is the end of the worker for the coordinator; for the worker it is the end
+//! of the job, or of this coordinator of it.
 
 use std::io::{self, Read, Write};
 
@@ -18,7 +18,7 @@ use crate::input::split::Split;
 use crate::job::Job;
 
 /// Both sides must speak the same version.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// A longer frame is refused: not even a job of a hundred thousand maps has one.
 const FRAME_BYTES_MAX: usize = 64 << 20;
 
@@ -28,8 +28,9 @@ const FRAME_BYTES_MAX: usize = 64 << 20;
 pub(crate) enum ToCoordinator {
     Hello {
         version: u32,
-        secret: String,
         pid: u32,
+        /// Where it serves the outputs of its maps; empty if they lie where all can read them.
+        place: String,
     },
     Ask,
     Progress {
@@ -49,7 +50,17 @@ pub(crate) enum ToCoordinator {
         attempt: AttemptId,
         input: AttemptId,
         error: String,
+        unreachable: bool,
     },
+}
+
+/// What a reduce is to read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Input {
+    /// Whose output.
+    pub(crate) attempt: AttemptId,
+    /// Where it is served; empty if it lies where all can read it.
+    pub(crate) place: String,
 }
 
 /// From the coordinator.
@@ -65,9 +76,13 @@ pub(crate) enum ToWorker {
     },
     Reduce {
         attempt: AttemptId,
-        inputs: Vec<AttemptId>,
+        inputs: Vec<Input>,
     },
     Abandon {
+        attempt: AttemptId,
+    },
+    /// Nobody needs the output of this map attempt any more.
+    Forget {
         attempt: AttemptId,
     },
     Dismiss,

@@ -23,6 +23,10 @@ pub struct Config {
     pub groups: Vec<GroupSpec>,
     /// Whether clients are told where replicas are, for reads.
     pub announces_replicas: bool,
+    /// The cluster as it was made, for the nodes that hold a replica of the shard manager from the beginning.
+    pub founding: Option<Arc<kvorum_cluster::Plan>>,
+    /// How long a node may be silent before its replicas are put elsewhere.
+    pub node_dead_ticks: u64,
     /// The password of the default user; `None` for none.
     pub password: Option<String>,
     /// How long a tick is, in milliseconds.
@@ -52,6 +56,8 @@ pub struct Config {
     pub chunk_bytes: usize,
     /// Replaces [`crate::limits::LOG_CACHE_BYTES`].
     pub log_cache_bytes: u64,
+    /// How many bytes of moves are sent in a tick by all groups here; `None` for as many as the targets take.
+    pub move_bytes_per_tick: Option<u64>,
     /// The bug of this node, in a build for the simulator.
     pub planted: Planted,
 }

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use kvorum_base::{ConnId, GroupId, NodeId};
 
+use crate::format::manager::Answer;
 use crate::group::snapshot::SnapshotWriter;
 use crate::log::{BatchSeq, SegmentId};
 
@@ -72,8 +73,18 @@ pub enum Effect {
     /// The state is changed and clients are answered next, while disk and peers have what this turn
     /// made: end the turn once more. What comes in between may be handed in before.
     Again,
+    /// These are the other nodes and where they are reached by nodes, as `host:port`. Links to new
+    /// ones are made, and those to nodes that are not among them are closed.
+    Peers(Box<[(NodeId, String)]>),
     /// More work is at hand than one turn should do: end another turn soon, whatever else happens.
     Continue,
+    /// What became of `Control::Manage`.
+    Managed {
+        /// The request's.
+        token: u64,
+        /// What became of it.
+        answer: Box<Answer>,
+    },
     /// Tell the operator.
     Note(Box<Note>),
     /// End the process.

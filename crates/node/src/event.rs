@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 
+use kvorum_cluster::Request;
+
 use crate::log::{BatchSeq, SegmentId};
-use crate::moves::order::MoveOrders;
 use crate::status::Process;
 
 /// One event. Borrowed bytes are read during the call and not kept.
@@ -117,8 +118,13 @@ pub enum Control {
     },
     /// Hand over all leaderships, take no new clients' writes, and say `Effect::Stop` when done.
     Shutdown,
-    /// These moves are open, and no others.
-    Moves(MoveOrders),
+    /// Have this done by the shard manager, and say what became of it by `Effect::Managed`.
+    Manage {
+        /// Names the answer.
+        token: u64,
+        /// What is asked.
+        request: Box<Request>,
+    },
     /// The shard manager's state at some entry. An older one than is known is ignored.
     Cluster(Arc<kvorum_cluster::State>),
     /// Take a snapshot of this group now.

@@ -6,6 +6,7 @@ use kvorum_raft::Raft;
 
 use crate::moves::state::Moves;
 use crate::node::Node;
+use crate::replicas::Taken;
 use crate::status::Counters;
 
 /// What one replica holds.
@@ -17,6 +18,8 @@ pub struct Inspection<'a> {
     pub state: Option<(Index, &'a Keyspace)>,
     /// What its log has decided about moves.
     pub moves: Option<&'a Moves>,
+    /// The order to change its members that it took or refused last.
+    pub taken: Option<Taken>,
 }
 
 impl Node {
@@ -29,7 +32,13 @@ impl Node {
             raft: &group.raft,
             state: state.map(|state| (state.applied, &state.keyspace)),
             moves: state.map(|state| &*state.moves),
+            taken: state.map(|state| state.taken),
         })
+    }
+
+    /// The groups that have a replica here, in the order of their ids.
+    pub fn hosted(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.iter().map(|group| group.id)
     }
 
     /// What only ever grows; cheaper than the whole status.

@@ -10,7 +10,8 @@
 //!
 //! Rooms: [`event`], [`effect`] (the contract) · `node` (dispatch and turn) · [`start`] · `clients` (who
 //! asks) · `group` (one replica) · [`log`](mod@log) (the write-ahead log as bytes) · [`format`](mod@format)
-//! (every layout) · `peers` · `clock` · [`limits`] · [`status`].
+//! (every layout) · [`replicas`] (made, deleted, taken in, let go) · `peers` · `clock` · [`limits`] ·
+//! [`status`].
 
 mod clients;
 mod clock;
@@ -22,10 +23,12 @@ pub mod group;
 pub mod inspect;
 pub mod limits;
 pub mod log;
+pub mod manager;
 pub mod moves;
 mod node;
 mod peers;
 mod places;
+pub mod replicas;
 mod shared;
 pub mod start;
 pub mod status;

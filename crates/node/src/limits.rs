@@ -87,6 +87,28 @@ pub const MOVE_SEAL_TICKS: u64 = 200;
 /// Uncommitted bytes of the target's group above which it takes no piece: its own writers come first.
 pub const MOVE_UNCOMMITTED_BYTES: usize = 1 << 20;
 
+/// Ticks between two looks at what the shard manager has to be told, or has to do. So states are sent, and
+/// clients' maps change, at most ten times a second.
+pub const MANAGER_LOOK_TICKS: u64 = 10;
+
+/// Ticks between two reports of a node to the shard manager.
+pub const REPORT_TICKS: u64 = 100;
+
+/// Ticks after which a state is sent again to a node that does not say that it holds it.
+pub const STATE_RETRY_TICKS: u64 = 100;
+
+/// Ticks after which evidence is told again that the shard manager's state does not show.
+pub const EVIDENCE_TICKS: u64 = 100;
+
+/// The most slots whose sizes are reported.
+pub const LARGE_SLOTS_MAX: usize = 1024;
+
+/// The most commands of one plan.
+pub const PLAN_COMMANDS_MAX: usize = 64;
+
+/// The longest pause after a plan of which everything was refused.
+pub const PLAN_PAUSE_TICKS_MAX: u64 = 1000;
+
 /// A frame for a peer is closed when it has this many bytes: what arrives is worked on while the rest
 /// is on its way.
 pub const FRAME_BYTES_TARGET: usize = 4 << 20;
@@ -102,6 +124,10 @@ pub const UNSYNCED_CACHE_FACTOR: u64 = 4;
 
 /// Ticks after a snapshot that could not be stored before the next is tried.
 pub const SNAPSHOT_RETRY_TICKS: u64 = 1000;
+
+/// So many of the longest election timeouts after an order to hand the leadership over it is told that
+/// nothing comes of it. It is tried once: what stood in the way may stay.
+pub const TRANSFER_ELECTIONS: u64 = 5;
 
 /// Ticks for which a node that has handed over, and is to end, sends its clients to the others. A request
 /// that is on its way when its connection closes has an unknown outcome for whoever sent it.

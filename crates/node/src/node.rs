@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use kvorum_base::{ConnId, GroupId, NodeId, Prng, Slot, UnixMillis};
+use kvorum_cluster::Request;
 use kvorum_kv::Keyspace;
 use kvorum_resp::{OutBuf, Scratch};
 
@@ -18,7 +19,10 @@ use crate::event::{Control, Door, Event};
 use crate::group::Group;
 use crate::limits::{ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, ENTRY_OVERHEAD_BYTES, FAREWELL_TICKS};
 use crate::log::{BatchSeq, Durable, Log};
+use crate::manager::MANAGER;
+use crate::manager::ask::Who;
 use crate::places::Places;
+use crate::replicas::hosting::Hosting;
 use crate::shared::Shared;
 use crate::status::{Process, Status};
 
@@ -29,6 +33,9 @@ pub struct Node {
     /// In the order of their ids.
     pub(crate) groups: Vec<Group>,
     pub(crate) places: Places,
+    pub(crate) hosting: Hosting,
+    /// What the chances of its groups come from.
+    pub(crate) seed: u64,
     /// Why this node is out of service for good, if it is.
     pub(crate) lost: Option<String>,
     /// It hands over in order to end; since when.
@@ -62,6 +69,8 @@ impl Node {
             shared,
             groups,
             places: Places::default(),
+            hosting: Hosting::default(),
+            seed: 0,
             lost: None,
             stopping: None,
             farewell_since: None,
@@ -188,7 +197,9 @@ impl Node {
                         group.snapshot_referred(number, effects);
                     }
                 }
-                Durable::Created { .. } | Durable::Removed { .. } => {}
+                Durable::Removed { group } => self.group_removed(group, effects),
+                Durable::Orders(upto) => self.hosting.over = upto,
+                Durable::Created { .. } => {}
             }
         }
         self.durable = durable;
@@ -216,6 +227,9 @@ impl Node {
         }
         if let Some(group) = self.groups.iter_mut().find(|group| group.id == id) {
             group.snapshot_stored(number, result, &mut self.shared, effects);
+        } else {
+            // Its replica was deleted meanwhile.
+            effects.push(Effect::DropSnapshot { group: id, number });
         }
     }
 
@@ -234,6 +248,7 @@ impl Node {
 
     fn tick(&mut self, effects: &mut Vec<Effect>) {
         self.shared.now_tick += 1;
+        self.shared.refill_move_allowance();
         self.shared.table.set_now(self.shared.now_tick);
         let states = self.groups.iter().filter_map(|group| group.state.as_ref());
         let used = states.map(|state| state.keyspace.logical_bytes()).sum();
@@ -244,9 +259,13 @@ impl Node {
         }
         self.watch_disk();
         if self.serving() {
+            self.carry_out_orders();
             for group in &mut self.groups {
                 group.tick(&mut self.shared, effects);
             }
+        }
+        if self.serving() {
+            self.tick_manager();
         }
         self.refuse_overdue_held();
         // Whoever waits is tried again: a leadership may have been handed over, or not.
@@ -352,7 +371,9 @@ impl Node {
                     let _ = group.raft.transfer(replica);
                 }
             }
-            Control::Moves(orders) => self.shared.orders = orders.clone(),
+            Control::Manage { token, request } => {
+                self.manage(Request::clone(request), Who::Operator(*token));
+            }
             Control::Cluster(cluster) => self.shared.learn(cluster),
             Control::Snapshot { group } => {
                 if let Some(group) = self.group_mut(*group) {
@@ -460,6 +481,7 @@ impl Node {
                     group.end_of_turn(&mut self.shared, effects);
                 }
             }
+            self.manager_end_of_turn();
             self.answer_gathered();
             self.places.update(&self.groups);
         }
@@ -486,7 +508,7 @@ impl Node {
 
     /// The face's facts on each shard: the own groups know best, of the others there are hints.
     pub(crate) fn shard_facts(&self) -> Vec<ShardFacts> {
-        let here = self.groups.iter().map(|group| ShardFacts {
+        let here = self.shards().map(|group| ShardFacts {
             group: group.id,
             slots: Arc::clone(group.served()),
             replicas: group.raft.membership().nodes.clone(),
@@ -495,39 +517,48 @@ impl Node {
             applied: group.state.as_ref().map_or(0, |state| state.applied.get()),
             term: group.raft.term().get(),
         });
-        let specs = self.shared.config.groups.iter();
-        let elsewhere = specs
-            .filter(|spec| !self.has_group(spec.group))
-            .map(|spec| {
-                let hint = self.shared.peers.primary_of(spec.group);
-                let member = spec.replicas.values().next().copied();
-                ShardFacts {
-                    group: spec.group,
-                    slots: Arc::clone(&spec.slots),
-                    replicas: spec.replicas.clone(),
-                    primary: hint.map(|(_, node)| node).or(member),
-                    primary_known: hint.is_some(),
-                    applied: 0,
-                    term: hint.map_or(0, |(term, _)| term.get()),
-                }
-            });
+        let known = self.shared.shards.iter();
+        let elsewhere =
+            known
+                .filter(|(group, _)| !self.has_group(**group))
+                .map(|(group, shard)| {
+                    let hint = self.shared.peers.primary_of(*group);
+                    ShardFacts {
+                        group: *group,
+                        slots: Arc::clone(&shard.slots),
+                        replicas: shard.replicas.clone(),
+                        primary: hint.map(|(_, node)| node).or(shard.node()),
+                        primary_known: hint.is_some(),
+                        applied: 0,
+                        term: hint.map_or(0, |(term, _)| term.get()),
+                    }
+                });
         let mut facts: Vec<_> = here.chain(elsewhere).collect();
         facts.sort_by_key(|shard| shard.group);
         facts
     }
 
-    fn has_group(&self, id: GroupId) -> bool {
+    /// The groups that have keys: all but the shard manager's.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(|group| group.id != MANAGER)
+    }
+
+    /// The shard manager's state, the newest that was heard of.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<kvorum_cluster::State>> {
+        self.shared.cluster.as_ref()
+    }
+
+    pub(crate) fn has_group(&self, id: GroupId) -> bool {
         self.groups.iter().any(|group| group.id == id)
     }
 
     /// The node to ask about a slot that no group here serves.
     pub(crate) fn primary_elsewhere(&self, slot: Slot) -> Option<NodeId> {
-        let specs = self.shared.config.groups.iter();
-        let mut elsewhere = specs.filter(|spec| !self.has_group(spec.group));
-        let spec = elsewhere.find(|spec| spec.slots.contains(slot))?;
-        let hint = self.shared.peers.primary_of(spec.group);
-        let member = || spec.replicas.values().next().copied();
-        hint.map(|(_, node)| node).or_else(member)
+        let known = self.shared.shards.iter();
+        let mut elsewhere = known.filter(|(group, _)| !self.has_group(**group));
+        let (group, _) = elsewhere.find(|(_, shard)| shard.slots.contains(slot))?;
+        self.shared.node_for(*group)
     }
 
     /// The state of the group that has a slot here.
@@ -566,7 +597,17 @@ impl Node {
             snapshot_failed: self.snapshot_failed,
             commands_per_second: self.commands_per_second,
             counters,
-            groups: self.groups.iter().map(Group::status).collect(),
+            moves: self
+                .groups
+                .iter()
+                .flat_map(|group| group.moves_status(self.shared.now_tick, config.tick_ms))
+                .collect(),
+            manager: self
+                .groups
+                .iter()
+                .find(|group| group.id == MANAGER)
+                .map(Group::status),
+            groups: self.shards().map(Group::status).collect(),
         }
     }
 

@@ -12,6 +12,7 @@ use kvorum_raft::{Body, Entry, Message};
 
 use crate::config::Config;
 use crate::effect::{Effect, Level, Link};
+use crate::format::manager::ManagerMessage;
 use crate::format::moves::MoveMessage;
 use crate::format::peer::{self, Ask, PeerHeader, PeerMessage, Wish};
 use crate::limits::FRAME_BYTES_TARGET;
@@ -155,6 +156,16 @@ impl Peers {
         }
     }
 
+    /// These are all nodes, this one perhaps among them.
+    pub(crate) fn set_nodes(&mut self, nodes: impl Iterator<Item = NodeId> + Clone) {
+        let own = self.own;
+        self.peers
+            .retain(|node, _| nodes.clone().any(|known| known == *node));
+        for node in nodes.filter(|node| *node != own) {
+            self.peers.entry(node).or_default();
+        }
+    }
+
     /// The link to this node is gone: what was to be sent is lost anyway.
     pub(crate) fn reset(&mut self, node: NodeId) {
         if let Some(peer) = self.peers.get_mut(&node) {
@@ -229,6 +240,22 @@ impl Peers {
     /// Sends something about a move to the node that leads the other group.
     pub(crate) fn send_move(&mut self, node: NodeId, message: MoveMessage) {
         self.push(node, Link::Bulk, PeerMessage::Move(message));
+    }
+
+    /// Sends something to the shard manager's primary, or from it.
+    pub(crate) fn send_manager(&mut self, node: NodeId, message: ManagerMessage) {
+        self.push(node, Link::Bulk, PeerMessage::Manager(message));
+    }
+
+    /// For how long another node was not heard; since the start, if never.
+    pub(crate) fn silent_ticks(&self, node: NodeId, now_tick: u64) -> u64 {
+        let peer = self.peers.get(&node);
+        peer.map_or(0, |peer| now_tick - peer.heard_tick.unwrap_or(0))
+    }
+
+    /// Whether a node has said that it lost promises.
+    pub(crate) fn is_lost(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.lost)
     }
 
     /// Tells all nodes but these that this one leads the group.
@@ -333,7 +360,7 @@ impl Node {
                 self.raft_message(from, group, replica, to, message);
             }
             PeerMessage::Lost => self.peer_lost(from),
-            // Removing replicas comes with changes of membership.
+            // A leader goes on: the members are what its log says, and replicas come and go by order.
             PeerMessage::Gone { .. } => {}
             PeerMessage::Hash {
                 group,
@@ -366,6 +393,7 @@ impl Node {
                     group.read_index_told(&ask, index, shared);
                 }
             }
+            PeerMessage::Manager(message) => self.manager_message(from, message),
             PeerMessage::Leads { group, term } => {
                 let primaries = &mut self.shared.peers.primaries;
                 let known = primaries.entry(group).or_insert((term, from));
@@ -418,13 +446,7 @@ impl Node {
             self.shared.peers.push(from, Link::Bulk, gone);
             return;
         };
-        if group
-            .raft
-            .membership()
-            .nodes
-            .get(&replica)
-            .is_some_and(|node| *node != from)
-        {
+        if !group.hears_from(replica, from) {
             return;
         }
         let entry_bytes_max = self.shared.config.log.entry_bytes_max as usize;

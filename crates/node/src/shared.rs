@@ -3,19 +3,37 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kvorum_base::{GroupId, NodeId};
+use kvorum_base::{Epoch, GroupId, NodeId, ReplicaId, SlotSet};
+use kvorum_cluster::MANAGER;
 
 use crate::clients::connections::Table;
 use crate::clients::face::Faces;
 use crate::clients::waiting::Waiting;
 use crate::clock::Clocks;
-use crate::config::Config;
+use crate::config::{Config, Member};
 use crate::effect::{Effect, Level, Note};
 use crate::format::moves::MoveMessage;
 use crate::log::Log;
+use crate::manager::Manager;
 use crate::moves::order::MoveOrders;
 use crate::peers::Peers;
 use crate::status::Counters;
+
+/// A shard, as this node was told of it.
+#[derive(Debug)]
+pub(crate) struct KnownShard {
+    /// The slots that it had.
+    pub(crate) slots: Arc<SlotSet>,
+    /// Its replicas and where they live; the first is as good as any to be asked.
+    pub(crate) replicas: BTreeMap<ReplicaId, NodeId>,
+}
+
+impl KnownShard {
+    /// A node to be asked about it.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.replicas.values().next().copied()
+    }
+}
 
 /// What the groups of a node share.
 #[derive(Debug)]
@@ -38,8 +56,16 @@ pub(crate) struct Shared {
     pub(crate) next_snapshot_number: u64,
     /// The shard manager's state, the newest that was heard of.
     pub(crate) cluster: Option<Arc<kvorum_cluster::State>>,
+    /// Bytes of moves that may be sent before the next tick.
+    pub(crate) move_allowance: u64,
+    /// All shards: at first those that the cluster was made with, then as the shard manager has it.
+    pub(crate) shards: BTreeMap<GroupId, KnownShard>,
+    /// The version of the manager's state that they are of.
+    shards_epoch: Epoch,
     /// What it wants moved.
     pub(crate) orders: MoveOrders,
+    /// Its dealings with the shard manager.
+    pub(crate) manager: Manager,
     /// Who leads the groups that have a replica here.
     pub(crate) primaries: BTreeMap<GroupId, NodeId>,
     /// What one group here says to another one here.
@@ -66,13 +92,26 @@ impl Shared {
             next_snapshot_number,
             more_to_do: false,
             cluster: None,
+            move_allowance: 0,
+            shards: shards_of(&config),
+            shards_epoch: Epoch::ZERO,
             orders: MoveOrders::default(),
+            manager: Manager::default(),
             primaries: BTreeMap::new(),
             loopback: Vec::new(),
             notes: Vec::new(),
             later: Vec::new(),
             config,
         }
+    }
+
+    /// What may be sent of moves in this tick. What was not sent is not saved up for long.
+    pub(crate) fn refill_move_allowance(&mut self) {
+        const SAVED_TICKS: u64 = 10;
+        self.move_allowance = match self.config.move_bytes_per_tick {
+            None => u64::MAX,
+            Some(bytes) => (self.move_allowance + bytes).min(SAVED_TICKS * bytes),
+        };
     }
 
     /// The node that leads a group, as far as known here; for where to send something, never to decide.
@@ -88,7 +127,67 @@ impl Shared {
         if known.is_none_or(|known| known.applied() < cluster.applied()) {
             self.orders = MoveOrders::of(cluster);
             self.cluster = Some(Arc::clone(cluster));
+            if self.shards_epoch != cluster.epoch() {
+                self.shards_epoch = cluster.epoch();
+                self.learn_shards(cluster);
+            }
+            self.learn_nodes(cluster);
         }
+    }
+
+    fn learn_shards(&mut self, cluster: &kvorum_cluster::State) {
+        let mut runs: BTreeMap<GroupId, Vec<(u16, u16)>> = BTreeMap::new();
+        for (first, last, owner) in cluster.owners() {
+            if let Some(owner) = owner {
+                runs.entry(owner).or_default().push((first, last));
+            }
+        }
+        let shards = cluster.shards().iter();
+        let shards = shards.filter(|(group, _)| **group != MANAGER);
+        let known = shards.map(|(group, shard)| {
+            let runs = runs.remove(group).unwrap_or_default();
+            let slots = Arc::new(SlotSet::of_runs(runs));
+            let replicas = shard.voters().collect();
+            (*group, KnownShard { slots, replicas })
+        });
+        self.shards = known.collect();
+    }
+
+    /// Where nodes are reached changes, and nodes come and go.
+    fn learn_nodes(&mut self, cluster: &kvorum_cluster::State) {
+        let own = self.config.node;
+        let mut members: BTreeMap<NodeId, Member> = BTreeMap::new();
+        for (id, node) in cluster.nodes() {
+            let addresses = &node.addresses;
+            let member = Member {
+                host: addresses.client.host.clone(),
+                port: addresses.client.port,
+                replica_host: addresses.replica.host.clone(),
+                replica_port: addresses.replica.port,
+                peer_port: addresses.peer.port,
+                http_port: addresses.http.port,
+            };
+            members.insert(*id, member);
+        }
+        if let Some(itself) = self.config.members.get(&own) {
+            // It may not be registered yet, for all that this state knows.
+            members.entry(own).or_insert_with(|| itself.clone());
+        }
+        if members == self.config.members {
+            return;
+        }
+        self.peers.set_nodes(members.keys().copied());
+        self.config.members = members;
+        self.faces = Faces::default();
+        let others = cluster.nodes().iter().filter(|(id, _)| **id != own);
+        let reached = others.map(|(id, node)| (*id, node.addresses.peer.to_string()));
+        self.later.push(Effect::Peers(reached.collect()));
+    }
+
+    /// The node to ask about a group that has no replica here: its primary, or any with a replica.
+    pub(crate) fn node_for(&self, group: GroupId) -> Option<NodeId> {
+        let member = || self.shards.get(&group).and_then(KnownShard::node);
+        self.primary_of(group).or_else(member)
     }
 
     /// Sends something about a move to the node that leads the other group, which may be this one.
@@ -127,4 +226,16 @@ impl Shared {
         self.next_snapshot_number += 1;
         number
     }
+}
+
+/// The shards that the cluster was made with.
+fn shards_of(config: &Config) -> BTreeMap<GroupId, KnownShard> {
+    let shards = config.groups.iter();
+    let shards = shards.filter(|spec| spec.group != MANAGER);
+    let known = shards.map(|spec| {
+        let slots = Arc::clone(&spec.slots);
+        let replicas = spec.replicas.clone();
+        (spec.group, KnownShard { slots, replicas })
+    });
+    known.collect()
 }

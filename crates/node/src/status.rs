@@ -1,6 +1,6 @@
 //! What a node says of itself, as plain data: for INFO, the HTTP interface and the simulator.
 
-use kvorum_base::{GroupId, NodeId, ReplicaId};
+use kvorum_base::{GroupId, MoveId, NodeId, ReplicaId};
 
 /// A picture of a node at one moment.
 #[derive(Clone, Default, Debug)]
@@ -39,7 +39,11 @@ pub struct Status {
     pub commands_per_second: u64,
     /// What only ever grows.
     pub counters: Counters,
-    /// The groups that have a replica here.
+    /// Moves from groups that this node leads.
+    pub moves: Vec<MoveStatus>,
+    /// The replica of the shard manager, if one is here.
+    pub manager: Option<GroupStatus>,
+    /// The shards that have a replica here.
     pub groups: Vec<GroupStatus>,
 }
 
@@ -127,6 +131,35 @@ pub struct Counters {
     pub refused_at_apply: u64,
     /// Live entries of idle groups that were carried to the head of the log.
     pub carries: u64,
+    /// Replicas made here by order.
+    pub replicas_made: u64,
+    /// Replicas deleted here by order.
+    pub replicas_deleted: u64,
+    /// Orders whose refusal was applied.
+    pub orders_refused: u64,
+}
+
+/// How far a move is, as its source's primary knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MoveStatus {
+    /// The move.
+    pub id: MoveId,
+    /// The group that has the slots.
+    pub from: GroupId,
+    /// The group that gets the slots.
+    pub to: GroupId,
+    /// How many slots.
+    pub slots: u32,
+    /// Which stream this is; each primary begins one.
+    pub attempt: u32,
+    /// Whether the slots are sealed: the end is near.
+    pub is_sealed: bool,
+    /// Bytes sent in this stream.
+    pub sent_bytes: u64,
+    /// Logical bytes of the slots as they are now.
+    pub bytes: u64,
+    /// For how long the stream has been running, in milliseconds.
+    pub since_ms: u64,
 }
 
 /// A picture of one replica.

@@ -61,7 +61,7 @@ impl Raft {
         }
         let next = membership::begin(&present, expected, target)?;
         for id in &next.voters {
-            if present.learners.contains(id) {
+            if present.learners.contains(id) && !self.config.planted.has(Bug::PromotedTooEarly) {
                 let peer = leader.peers.get_mut(id).expect("a peer for every learner");
                 require_caught_up(*id, peer, commit)?;
             }

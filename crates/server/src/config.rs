@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::identity::split_address;
 use crate::secret::Secret;
 
 /// Distance from a node's client port to its port for replica reads, where not said otherwise.
@@ -103,6 +104,20 @@ pub struct NodeOptions {
     #[arg(long, env = "KVORUM_ELECTION_MS", value_name = "MS")]
     pub election_ms: Option<u64>,
 
+    /// HTTP addresses of nodes of a running cluster: a new node asks them to be taken in
+    #[arg(
+        long,
+        env = "KVORUM_JOIN",
+        value_name = "ADDR,...",
+        value_delimiter = ','
+    )]
+    pub join: Vec<String>,
+
+    /// Milliseconds of silence after which a node counts as dead and its replicas are put on others
+    /// [default: 300000]
+    #[arg(long, env = "KVORUM_NODE_DEAD_MS", value_name = "MS")]
+    pub node_dead_ms: Option<u64>,
+
     /// Where the log is synced: helper, inline, or auto (decides by what is going on) [default: auto]
     #[arg(long, env = "KVORUM_SYNC", value_name = "MODE")]
     pub sync: Option<SyncMode>,
@@ -110,6 +125,11 @@ pub struct NodeOptions {
     /// Bandwidth for writing snapshots, in bytes a second [default: 200mb]
     #[arg(long, env = "KVORUM_SNAPSHOT_BANDWIDTH", value_name = "SIZE")]
     pub snapshot_bandwidth: Option<Size>,
+
+    /// Bandwidth for slots that move away from this node, in bytes a second [default: as much as the others
+    /// take]
+    #[arg(long, env = "KVORUM_MOVE_BANDWIDTH", value_name = "SIZE")]
+    pub move_bandwidth: Option<Size>,
 
     /// Least important log lines to write: error, warn, info, debug [default: info]
     #[arg(long, env = "KVORUM_LOG_LEVEL", value_name = "LEVEL")]
@@ -201,8 +221,11 @@ impl NodeOptions {
             max_clients: options.max_clients.unwrap_or(10_000).max(1),
             max_memory: options.max_memory.map(|size| size.0),
             election_ms: options.election_ms.unwrap_or(500),
+            join: options.join,
+            node_dead_ms: options.node_dead_ms.unwrap_or(300_000),
             sync: options.sync.unwrap_or(SyncMode::Auto),
             snapshot_bandwidth: options.snapshot_bandwidth.map_or(200 << 20, |size| size.0),
+            move_bandwidth: options.move_bandwidth.map(|size| size.0),
             log_level: options.log_level.unwrap_or(LogLevel::Info),
             log_format: options.log_format.unwrap_or(LogFormat::Text),
             stop_with_stdin: options.stop_with_stdin,
@@ -230,8 +253,15 @@ impl NodeOptions {
             max_clients: self.max_clients.or(file.max_clients),
             max_memory: self.max_memory.or(file.max_memory),
             election_ms: self.election_ms.or(file.election_ms),
+            join: if self.join.is_empty() {
+                file.join
+            } else {
+                self.join
+            },
+            node_dead_ms: self.node_dead_ms.or(file.node_dead_ms),
             sync: self.sync.or(file.sync),
             snapshot_bandwidth: self.snapshot_bandwidth.or(file.snapshot_bandwidth),
+            move_bandwidth: self.move_bandwidth.or(file.move_bandwidth),
             log_level: self.log_level.or(file.log_level),
             log_format: self.log_format.or(file.log_format),
             stop_with_stdin: self.stop_with_stdin,
@@ -272,10 +302,16 @@ pub struct Settings {
     pub max_memory: Option<u64>,
     /// Shortest election timeout, in milliseconds.
     pub election_ms: u64,
+    /// Whom a new node asks to be taken in; nobody, if it waits to be made part of a new cluster.
+    pub join: Vec<String>,
+    /// Milliseconds of silence that make a node dead.
+    pub node_dead_ms: u64,
     /// Where the log is synced.
     pub sync: SyncMode,
     /// Bytes a second for snapshots.
     pub snapshot_bandwidth: u64,
+    /// Bytes a second for slots that move away.
+    pub move_bandwidth: Option<u64>,
     /// Least important log lines to write.
     pub log_level: LogLevel,
     /// How they look.
@@ -306,8 +342,18 @@ impl Settings {
                 self.election_ms
             ));
         }
+        if self.node_dead_ms < 10 * self.election_ms {
+            return Err(format!(
+                "--node-dead-ms {} is too short: at least ten election timeouts, {}",
+                self.node_dead_ms,
+                10 * self.election_ms
+            ));
+        }
         if self.snapshot_bandwidth < 1 << 20 {
             return Err("--snapshot-bandwidth must be at least 1mb".to_owned());
+        }
+        if self.move_bandwidth.is_some_and(|bytes| bytes < 64 << 10) {
+            return Err("--move-bandwidth must be at least 64kb".to_owned());
         }
         let mut ports = [
             self.listen,
@@ -346,6 +392,40 @@ pub struct Advertised {
     pub peer: String,
     /// For HTTP.
     pub http: String,
+}
+
+impl Advertised {
+    /// The same, as the shard manager keeps it.
+    ///
+    /// # Errors
+    /// If one is not HOST:PORT.
+    pub fn to_cluster(&self) -> Result<kvorum_cluster::Addresses, String> {
+        let address = |text: &str| {
+            let (host, port) = split_address(text)?;
+            Ok::<_, String>(kvorum_cluster::Address {
+                host: host.to_owned(),
+                port,
+            })
+        };
+        Ok(kvorum_cluster::Addresses {
+            client: address(&self.client)?,
+            replica: address(&self.replica)?,
+            peer: address(&self.peer)?,
+            http: address(&self.http)?,
+            other_names: Vec::new(),
+        })
+    }
+
+    /// What the shard manager keeps, as text again.
+    #[must_use]
+    pub fn from_cluster(addresses: &kvorum_cluster::Addresses) -> Self {
+        Self {
+            client: addresses.client.to_string(),
+            replica: addresses.replica.to_string(),
+            peer: addresses.peer.to_string(),
+            http: addresses.http.to_string(),
+        }
+    }
 }
 
 /// The first given of these, completed with the port listened on.

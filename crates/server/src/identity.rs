@@ -8,7 +8,7 @@
 //! The file is text, for people to read in an emergency:
 //!
 //! ```text
-//! kvorum manifest 1              the format; a newer one is refused
+//! kvorum manifest 3              the format; a newer one is refused
 //! crc32c 1a2b3c4d                over all bytes after this line
 //! { "state": "started", ... }    JSON: Manifest
 //! ```
@@ -16,6 +16,7 @@
 //! A node is *prepared* before it is *started*. Between the two lies the decision that every named node
 //! is prepared; only a started node ever takes part in anything.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use std::sync::Arc;
 use kvorum_base::crc::crc32c;
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{ClusterId, GroupId, NodeId, ReplicaId, SlotSet};
+use kvorum_cluster as founding;
+use kvorum_cluster::MANAGER;
 use kvorum_node::GroupSpec;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +37,7 @@ use crate::secret::{Secret, from_hex, random, random_id, to_hex};
 /// Name of the manifest in the data directory.
 pub const MANIFEST_FILE: &str = "MANIFEST";
 /// The format written, and the newest that is read.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const TITLE: &str = "kvorum manifest ";
 const CHECKSUM: &str = "crc32c ";
 
@@ -47,6 +50,8 @@ pub struct Plan {
     pub hash_key: String,
     /// Its nodes.
     pub members: Vec<PlannedNode>,
+    /// The replicas of its shard manager.
+    pub manager: Vec<PlannedReplica>,
     /// Its shards; each is one group.
     pub shards: Vec<PlannedShard>,
 }
@@ -56,6 +61,8 @@ pub struct Plan {
 pub struct PlannedNode {
     /// The node's id, from 1.
     pub node: u64,
+    /// The number of its data directory, drawn at random: another directory is never this node.
+    pub directory: u64,
     /// Where it is reached.
     pub addresses: Advertised,
 }
@@ -65,8 +72,6 @@ pub struct PlannedNode {
 pub struct PlannedShard {
     /// The group's id, from 1.
     pub group: u64,
-    /// Its slots: the first and the last of each run.
-    pub slots: Vec<(u16, u16)>,
     /// Its replicas.
     pub replicas: Vec<PlannedReplica>,
     /// The node where its primary should be when all are well, if that matters.
@@ -116,13 +121,26 @@ impl Shape {
         Ok(())
     }
 
-    /// The slots as even runs, replicas and primaries as even as the numbers allow.
+    /// The replicas of the shard manager, on as many nodes as make it survive one or two of them.
+    fn manager(self, nodes: u64) -> Vec<PlannedReplica> {
+        let count = match nodes {
+            0..=4 => nodes.min(3),
+            _ => 5,
+        };
+        let first = u64::from(self.shards) * u64::from(self.replicas) + 1;
+        (0..count)
+            .map(|number| PlannedReplica {
+                replica: first + number,
+                node: number + 1,
+            })
+            .collect()
+    }
+
+    /// Replicas and primaries as even as the numbers allow.
     fn shards(self, nodes: u64) -> Vec<PlannedShard> {
         let (shards, replicas) = (u32::from(self.shards), u64::from(self.replicas));
-        let begin = |shard: u32| (shard * u32::from(SLOT_COUNT) / shards) as u16;
         let of_shard = |shard: u32| PlannedShard {
             group: u64::from(shard) + 1,
-            slots: vec![(begin(shard), begin(shard + 1) - 1)],
             replicas: (0..replicas)
                 .map(|number| PlannedReplica {
                     replica: u64::from(shard) * replicas + number + 1,
@@ -142,10 +160,15 @@ impl Plan {
         Self {
             cluster: random_id(),
             hash_key: to_hex(&random::<16>()),
+            manager: shape.manager(nodes.len() as u64),
             shards: shape.shards(nodes.len() as u64),
             members: (1..)
                 .zip(nodes)
-                .map(|(node, addresses)| PlannedNode { node, addresses })
+                .map(|(node, addresses)| PlannedNode {
+                    node,
+                    directory: random_id(),
+                    addresses,
+                })
                 .collect(),
         }
     }
@@ -161,31 +184,33 @@ impl Plan {
         let nodes = self.members.iter().map(|member| member.node);
         let groups = self.shards.iter().map(|shard| shard.group);
         let replicas = self.shards.iter().flat_map(|shard| &shard.replicas);
-        if !are_ids(nodes) || !are_ids(groups) || !are_ids(replicas.map(|replica| replica.replica))
+        let replicas = replicas.chain(&self.manager);
+        let directories = self.members.iter().map(|member| member.directory);
+        let replicas = replicas.map(|replica| replica.replica);
+        if ![
+            are_ids(nodes),
+            are_ids(groups),
+            are_ids(replicas),
+            are_ids(directories),
+        ]
+        .into_iter()
+        .all(|sound| sound)
         {
             return Err("the plan has no nodes, no shards, or an id twice".to_owned());
-        }
-        let mut next_slot = 0;
-        let mut runs: Vec<_> = self.shards.iter().flat_map(|shard| &shard.slots).collect();
-        runs.sort_unstable();
-        for (first, last) in runs {
-            if *first != next_slot || last < first || *last >= SLOT_COUNT {
-                return Err("the plan does not give each slot to one shard".to_owned());
-            }
-            next_slot = last + 1;
         }
         for shard in &self.shards {
             let places = shard.replicas.iter().map(|replica| replica.node);
             let known = |node| self.member(node).is_some();
-            if next_slot != SLOT_COUNT
-                || !are_ids(places.clone())
-                || !places.chain(shard.preferred).all(known)
-            {
+            if !are_ids(places.clone()) || !places.chain(shard.preferred).all(known) {
                 return Err(format!(
                     "the plan's shard {} has no good place",
                     shard.group
                 ));
             }
+        }
+        let places = self.manager.iter().map(|replica| replica.node);
+        if !are_ids(places.clone()) || !places.into_iter().all(|node| self.member(node).is_some()) {
+            return Err("the plan's shard manager has no good place".to_owned());
         }
         for member in &self.members {
             for address in [
@@ -197,7 +222,51 @@ impl Plan {
                 split_address(address)?;
             }
         }
+        let state = founding::State::initial(&self.founding()?);
+        state.map_err(|refusal| format!("the plan is none: {refusal}"))?;
         Ok(())
+    }
+
+    /// What the shard manager begins with.
+    ///
+    /// # Errors
+    /// If an address cannot be read.
+    pub fn founding(&self) -> Result<founding::Plan, String> {
+        let wanted = |replicas: &[PlannedReplica]| replicas.len() as u8;
+        let shard_of = |shard: &PlannedShard| {
+            let home = |replica: &&PlannedReplica| Some(replica.node) == shard.preferred;
+            let preferred = shard.replicas.iter().find(home);
+            let planned = founding::PlannedGroup {
+                name: format!("shard-{}", shard.group),
+                replicas: replicas_of(&shard.replicas),
+                preferred: preferred.map(|replica| ReplicaId(replica.replica)),
+                wanted: wanted(&shard.replicas),
+            };
+            (GroupId(shard.group), planned)
+        };
+        let node_of = |member: &PlannedNode| {
+            let planned = founding::PlannedNode {
+                directory: member.directory,
+                addresses: member.addresses.to_cluster()?,
+                capacity: founding::Capacity::default(),
+            };
+            Ok((NodeId(member.node), planned))
+        };
+        let nodes: Result<_, String> = self.members.iter().map(node_of).collect();
+        Ok(founding::Plan {
+            cluster: ClusterId(self.cluster),
+            slot_count: SLOT_COUNT,
+            last_shard_may_leave: false,
+            settings: founding::Settings::default(),
+            nodes: nodes?,
+            manager: founding::PlannedGroup {
+                name: String::new(),
+                replicas: replicas_of(&self.manager),
+                preferred: None,
+                wanted: wanted(&self.manager),
+            },
+            shards: self.shards.iter().map(shard_of).collect(),
+        })
     }
 
     /// The member with this id.
@@ -211,6 +280,11 @@ impl Plan {
     pub fn cluster_name(&self) -> String {
         format!("{:016x}", self.cluster)
     }
+}
+
+fn replicas_of(planned: &[PlannedReplica]) -> BTreeMap<ReplicaId, NodeId> {
+    let place = |replica: &PlannedReplica| (ReplicaId(replica.replica), NodeId(replica.node));
+    planned.iter().map(place).collect()
 }
 
 /// Whether there are any, none of them is 0 and none is there twice.
@@ -342,19 +416,29 @@ impl Manifest {
             .collect()
     }
 
-    /// The cluster's groups.
-    #[must_use]
-    pub fn groups(&self) -> Vec<GroupSpec> {
-        let replica_of =
-            |replica: &PlannedReplica| (ReplicaId(replica.replica), NodeId(replica.node));
+    /// The cluster's groups, and what its shard manager begins with: that says which slots each has.
+    ///
+    /// # Errors
+    /// If the plan is none.
+    pub fn groups(&self) -> Result<(Vec<GroupSpec>, founding::Plan), String> {
+        let plan = self.plan.founding()?;
+        let state = founding::State::initial(&plan).map_err(|refusal| refusal.to_string())?;
         let shards = self.plan.shards.iter();
         let specs = shards.map(|shard| GroupSpec {
             group: GroupId(shard.group),
-            slots: Arc::new(SlotSet::of_runs(shard.slots.iter().copied())),
-            replicas: shard.replicas.iter().map(replica_of).collect(),
+            slots: Arc::new(SlotSet::of_runs(
+                state.slots_of(GroupId(shard.group)).runs().iter().copied(),
+            )),
+            replicas: replicas_of(&shard.replicas),
             preferred: shard.preferred.map(NodeId),
         });
-        specs.collect()
+        let manager = GroupSpec {
+            group: MANAGER,
+            slots: Arc::default(),
+            replicas: replicas_of(&self.plan.manager),
+            preferred: None,
+        };
+        Ok((specs.chain([manager]).collect(), plan))
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -478,8 +562,8 @@ mod tests {
     #[test]
     fn another_format_is_refused_by_name() {
         let text = String::from_utf8(manifest().encode()).expect("text");
-        for (other, word) in [("manifest 3", "newer"), ("manifest 1", "before")] {
-            let other = text.replacen("manifest 2", other, 1);
+        for (other, word) in [("manifest 4", "newer"), ("manifest 2", "before")] {
+            let other = text.replacen("manifest 3", other, 1);
             let refused = Manifest::parse(other.as_bytes()).expect_err("refused");
             assert!(refused.contains(word), "{refused}");
         }
@@ -502,11 +586,12 @@ mod tests {
             shape.check(usize::from(nodes)).expect("fits");
             let plan = Plan::draw(addresses, shape);
             plan.check().expect("good");
-            let slots: Vec<u16> = plan
-                .shards
-                .iter()
-                .map(|shard| shard.slots[0].1 - shard.slots[0].0 + 1)
-                .collect();
+            let manifest = Manifest::prepared(1, plan.clone(), &Secret::new([7; 32]));
+            let (groups, _) = manifest.groups().expect("good");
+            let slots: Vec<u32> = groups.iter().map(|group| group.slots.len()).collect();
+            let (manager, slots) = slots.split_last().expect("the manager is the last");
+            assert_eq!(*manager, 0);
+            assert_eq!(slots.iter().sum::<u32>(), u32::from(SLOT_COUNT));
             assert!(slots.iter().max() <= slots.iter().min().map(|least| least + 1).as_ref());
             for node in 1..=u64::from(nodes) {
                 let primaries = plan
@@ -536,9 +621,6 @@ mod tests {
         plan.members[1].node = 1;
         plan.check().expect_err("refused");
         plan.members[1].node = 2;
-        plan.shards[0].slots[0].1 -= 1;
-        plan.check().expect_err("refused");
-        plan.shards[0].slots[0].1 += 1;
         plan.shards[0].replicas[1].node = 1;
         plan.check().expect_err("refused");
         plan.members.clear();

@@ -32,6 +32,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
+use kvorum_node::format::manager::Answer;
 use kvorum_node::status::Process;
 use kvorum_node::{BatchSeq, Door, Effect, Event, Level, Link, Node, Note, StopReason};
 use kvorum_resp::OutBuf;
@@ -51,9 +52,10 @@ use crate::disk::{Append, Disk};
 use crate::mail::{DiskReport, Mail};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::peers::dial::{PeerAddress, accept_peers, dial_for_ever};
+use crate::peers::dial::{PeerAddress, accept_peers};
 use crate::peers::frames::Frames;
 use crate::peers::handshake::Identity;
+use crate::peers::mesh::Mesh;
 use crate::usage;
 
 /// Length of a tick.
@@ -103,6 +105,8 @@ pub struct Parts {
     pub members: Vec<PeerAddress>,
     /// Shows the core to the control thread, once a second.
     pub publish: Box<dyn Fn(&Node)>,
+    /// Passes the shard manager's answers on.
+    pub managed: Box<dyn Fn(u64, Answer)>,
     /// Notes durably that the log was begun: to be done before anything is promised on it.
     pub first_sync: Option<FirstSync>,
 }
@@ -123,6 +127,7 @@ pub(crate) struct Core {
     pub(crate) scratch: Box<[u8]>,
     pub(crate) clients: Clients,
     pub(crate) peers: Peers,
+    pub(crate) mesh: Mesh,
     pub(crate) metrics: Arc<Metrics>,
     /// Connections paused although all of their output was taken.
     drained: Vec<ConnId>,
@@ -142,11 +147,11 @@ pub(crate) struct Core {
     goes_on: bool,
     synced_in_turn: bool,
     /// Whether other nodes hold replicas of what is here.
-    has_peers: bool,
     wall: UnixMillis,
     max_clients: u32,
     published: Instant,
     publish_to: Box<dyn Fn(&Node)>,
+    managed: Box<dyn Fn(u64, Answer)>,
     first_sync: Option<FirstSync>,
     end: Option<End>,
 }
@@ -178,12 +183,14 @@ impl Lane {
     /// Starts listening, dialling and ticking.
     fn start(parts: Parts) -> io::Result<Rc<Self>> {
         let wake = Rc::new(Notify::new());
+        let identity = Rc::new(parts.identity);
         let core = Core {
             node: parts.started.node,
             effects: parts.started.effects,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             clients: Clients::new(),
             peers: Peers::new(),
+            mesh: Mesh::new(identity.clone()),
             metrics: parts.metrics.clone(),
             drained: Vec::new(),
             dead: Vec::new(),
@@ -196,11 +203,11 @@ impl Lane {
             ends_again: false,
             goes_on: false,
             synced_in_turn: false,
-            has_peers: !parts.members.is_empty(),
             wall: UnixMillis::ZERO,
             max_clients: parts.max_clients,
             published: Instant::now(),
             publish_to: parts.publish,
+            managed: parts.managed,
             first_sync: parts.first_sync,
             end: None,
         };
@@ -213,26 +220,15 @@ impl Lane {
         lane.core().tell_time();
         lane.core().publish();
 
-        let identity = Rc::new(parts.identity);
-        let members: Rc<[PeerAddress]> = parts.members.into();
-        for peer in members.iter().filter(|peer| peer.node > identity.node) {
-            for link in [Link::Urgent, Link::Bulk] {
-                tokio::task::spawn_local(dial_for_ever(
-                    lane.clone(),
-                    identity.clone(),
-                    peer.clone(),
-                    link,
-                ));
-            }
-        }
+        lane.core().follow_peers(&lane, parts.members);
         let listener = parts.peers.listen()?;
-        tokio::task::spawn_local(accept_peers(lane.clone(), identity, members, listener));
         for (door, bound) in [
             (Door::Primary, parts.clients),
             (Door::Replica, parts.replicas),
         ] {
             tokio::task::spawn_local(accept_clients(lane.clone(), bound.listen()?, door));
         }
+        tokio::task::spawn_local(accept_peers(lane.clone(), identity, listener));
         tokio::task::spawn_local(tick(lane.clone()));
         tokio::task::spawn_local(relay(lane.clone(), parts.mail_wake));
         Ok(lane)
@@ -499,7 +495,7 @@ impl Core {
             } = effect
             {
                 let turn = Turn {
-                    peers: self.has_peers,
+                    peers: !self.mesh.is_empty(),
                     ..Turn::default()
                 };
                 let append = Append {
@@ -565,8 +561,10 @@ impl Core {
                 self.disk.store_snapshot(group, number, writer);
             }
             Effect::DropSnapshot { group, number } => self.disk.drop_snapshot(group, number),
+            Effect::Peers(peers) => self.follow_peers(lane, addresses(&peers)),
             Effect::Again => self.ends_again = true,
             Effect::Continue => self.goes_on = true,
+            Effect::Managed { token, answer } => (self.managed)(token, *answer),
             Effect::Note(note) => log_note(&note),
             Effect::Stop(reason) => {
                 self.end = Some(match *reason {
@@ -593,6 +591,14 @@ impl Core {
         self.node.step(Event::Process(process), &mut self.effects);
         (self.publish_to)(&self.node);
     }
+}
+
+fn addresses(peers: &[(NodeId, String)]) -> Vec<PeerAddress> {
+    let peer = |(node, address): &(NodeId, String)| PeerAddress {
+        node: *node,
+        address: address.clone(),
+    };
+    peers.iter().map(peer).collect()
 }
 
 fn log_note(note: &Note) {

@@ -90,7 +90,9 @@ fn start(settings: Settings, logs: &Logs) -> Result<End, String> {
     let (shared, starts) = Shared::new(settings, manifest.clone());
     http::start(shared.clone(), ports.http, logs.clone())
         .map_err(|error| format!("cannot start the HTTP interface: {error}"))?;
-    if manifest.is_none_or(|manifest| manifest.state == State::Prepared) {
+    if manifest.is_none() && !shared.settings.join.is_empty() {
+        shared.join(&shared.settings.join)?;
+    } else if manifest.is_none_or(|manifest| manifest.state == State::Prepared) {
         let (dir, http) = (shared.dir.display(), shared.settings.http);
         tracing::info!("{dir} is a new node: waiting for `kvorum ctl init --nodes {http},...`");
     }
@@ -225,7 +227,7 @@ fn run_lane(
     let disk = Disk::start(files, &snapshots, options, shared.metrics.clone(), &mailbox)
         .map_err(|error| format!("cannot start the disk threads: {error}"))?;
     shared.lane_runs(&mailbox);
-    let publish_to = shared.clone();
+    let (publish_to, answer_to) = (shared.clone(), shared.clone());
     let parts = Parts {
         started,
         disk,
@@ -242,7 +244,10 @@ fn run_lane(
             secret: manifest.secret(),
         },
         members: manifest.peers(),
-        publish: Box::new(move |node: &Node| publish_to.publish(NodeStatus::from(&node.status()))),
+        publish: Box::new(move |node: &Node| {
+            publish_to.publish(NodeStatus::from(&node.status()), node.cluster());
+        }),
+        managed: Box::new(move |token, answer| answer_to.managed(token, answer)),
         first_sync: note_log_begun(&settings.dir, manifest),
     };
     run(parts).map_err(|error| format!("the lane cannot start: {error}"))

@@ -63,6 +63,14 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
         Bug::StagingNotInSnapshot => &["replica-equality", "assertion"],
         Bug::ClockStepsBack => &["one-owner", "expiry", "linearizability"],
         Bug::SealedCancelled => &["one-owner"],
+        Bug::StaleOrderExecuted | Bug::PromotedTooEarly => &["members"],
+        Bug::DeletedReplicaMadeAgain => &["replica-once"],
+        Bug::WipedNodeReturns => &[
+            "promises",
+            "election-safety",
+            "leader-completeness",
+            "state-machine-safety",
+        ],
     }
 }
 
@@ -94,12 +102,15 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
         Bug::ReceivedUnchecked => &[Danger::Weather, Danger::FallingLeaders],
         Bug::StagingNotInSnapshot => &[Danger::Snapshot, Danger::Kill],
         Bug::ClockStepsBack => &[Danger::ClockJump],
+        Bug::StaleOrderExecuted => &[Danger::Kill, Danger::FallingLeaders],
+        Bug::DeletedReplicaMadeAgain => &[Danger::Kill],
+        Bug::WipedNodeReturns => &[Danger::Wipe],
         _ => &[],
     }
 }
 
-/// Whether whole nodes can come to do harm by it. Their members never change, so one cannot: it is
-/// hunted by the walks over `kvorum-raft`, which change members.
+/// Whether whole nodes come to do harm by it often enough. One wants a snapshot to be sent in the very moment
+/// of a change of members: it is hunted by the walks over `kvorum-raft`, which have nothing else to do.
 #[cfg(feature = "planted")]
 fn can_do_harm(bug: &Bug) -> bool {
     *bug != Bug::SnapshotNewestMembership
@@ -122,6 +133,8 @@ pub fn named(name: &str) -> Result<Bug, String> {
 #[must_use]
 pub fn options(seed: u64, bug: Bug) -> Options {
     let mut options = Options::draw(seed);
+    // Misfortunes get deepest where nothing else happens.
+    (options.changes, options.spares) = (false, 0);
     for danger in needs(bug) {
         if !options.has(*danger) && (options.nodes > 1 || danger.suits_one_node()) {
             options.dangers.push(*danger);
@@ -139,6 +152,14 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         | Bug::StagingNotInSnapshot
         | Bug::ClockStepsBack
         | Bug::SealedCancelled => options.shards = options.shards.max(2),
+        // Leaders must change while orders are withdrawn.
+        Bug::StaleOrderExecuted => {
+            options.make_changes();
+            (options.shards, options.calm_max) = (1, ms(500));
+        }
+        Bug::PromotedTooEarly | Bug::DeletedReplicaMadeAgain | Bug::WipedNodeReturns => {
+            options.make_changes();
+        }
         _ => {}
     }
     options

@@ -1,5 +1,6 @@
 //! `kvorum ctl`: the operator's side.
 
+mod cluster;
 pub(crate) mod init;
 mod status;
 mod wal;
@@ -37,6 +38,41 @@ enum Command {
     Init(InitOptions),
     /// Say how the cluster and each of its nodes do
     Status(StatusOptions),
+    /// List, add, remove and rebalance shards
+    Shards {
+        #[command(subcommand)]
+        command: cluster::Shards,
+        #[command(flatten)]
+        access: cluster::Access,
+    },
+    /// List, drain and remove nodes
+    Nodes {
+        #[command(subcommand)]
+        command: cluster::Nodes,
+        #[command(flatten)]
+        access: cluster::Access,
+    },
+    /// List, cancel and limit moves of slots
+    Moves {
+        #[command(subcommand)]
+        command: cluster::Moves,
+        #[command(flatten)]
+        access: cluster::Access,
+    },
+    /// Hand primaries over
+    Primary {
+        #[command(subcommand)]
+        command: cluster::Primary,
+        #[command(flatten)]
+        access: cluster::Access,
+    },
+    /// Show which shard should have which slots, now or in an earlier config
+    Config {
+        #[command(subcommand)]
+        command: cluster::Config,
+        #[command(flatten)]
+        access: cluster::Access,
+    },
     /// Look into a node's log
     #[command(subcommand)]
     Wal(WalCommand),
@@ -78,7 +114,10 @@ enum WalCommand {
 }
 
 pub(crate) fn run(options: Options) -> Result<(), String> {
-    let Options { cluster, command } = options;
+    let Options {
+        cluster: nodes,
+        command,
+    } = options;
     match command {
         Command::Init(options) => {
             let secret = options
@@ -111,7 +150,12 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
             }
             Ok(())
         }
-        Command::Status(options) => status::run(&cluster, options.json),
+        Command::Status(options) => status::run(&nodes, options.json),
+        Command::Shards { command, access } => cluster::shards(&nodes, command, &access),
+        Command::Nodes { command, access } => cluster::nodes(&nodes, &command, &access),
+        Command::Moves { command, access } => cluster::moves(&nodes, &command, &access),
+        Command::Primary { command, access } => cluster::primary(&nodes, command, &access),
+        Command::Config { command, access } => cluster::config(&nodes, &command, &access),
         Command::Wal(WalCommand::Dump { dir }) => wal::dump(&dir),
     }
 }

@@ -78,7 +78,7 @@ fn a_directory_that_cannot_be_trusted_is_not_started_on() {
             "kvorum manifest 1\ncrc32c 00000000\n{}\n",
             "before the first release",
         ),
-        ("kvorum manifest 2\ncrc32c 00000000\n{}\n", "damaged"),
+        ("kvorum manifest 3\ncrc32c 00000000\n{}\n", "damaged"),
         ("", "damaged"),
     ] {
         std::fs::write(&path, text).expect("written");

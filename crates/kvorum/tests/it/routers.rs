@@ -15,15 +15,15 @@ use crate::process::{Running, TempDir, free_port, kvorum, my_turn, refused, wait
 use crate::resp::{Client, Reply, bulk, ok};
 
 /// A router, and what it logged.
-struct Router {
-    port: u16,
+pub(crate) struct Router {
+    pub(crate) port: u16,
     log: PathBuf,
     running: Running,
 }
 
 impl Router {
     /// Starts one in front of these nodes and waits until it reaches them.
-    fn start(dir: &TempDir, nodes: &[Node], more: &[&str]) -> Self {
+    pub(crate) fn start(dir: &TempDir, nodes: &[Node], more: &[&str]) -> Self {
         let port = free_port(1);
         let addresses: Vec<String> = nodes
             .iter()

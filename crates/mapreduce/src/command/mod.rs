@@ -1,7 +1,9 @@
-//! The command line of MapReduce: `run`, `worker`, `apps`. kvorum has it as `kvorum mr`; a program with
+//! The command line of MapReduce: jobs, workers, apps. kvorum has it as `kvorum mr`; a program with
 //! apps of its own has it as its own, by [`main`].
 
+mod jobs;
 mod run;
+mod site;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,7 +12,11 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::app::App;
+use crate::command::site::SiteOptions;
 use crate::error::{Error, Result};
+use crate::host::shared;
+use crate::store::JobId;
+use crate::worker::roam;
 use crate::worker::serve;
 
 /// The commands.
@@ -22,10 +28,18 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a job on this machine, with worker processes of its own
+    /// Run a job: on this machine, with worker processes of its own, or with those of a cluster
     Run(Box<run::Options>),
-    /// Work for a job that runs on this machine, beside its own workers
+    /// Work: for a job that runs on this machine, beside its own workers, or for all jobs of a cluster
     Worker(WorkerOptions),
+    /// Coordinate a job of a cluster that nobody coordinates; workers start this by themselves
+    Coordinate(CoordinateOptions),
+    /// Show the jobs of a cluster, those that are over too
+    List(jobs::ListOptions),
+    /// Show one job of a cluster
+    Status(jobs::StatusOptions),
+    /// End a job of a cluster without a result
+    Kill(jobs::KillOptions),
     /// Show what can be run
     Apps {
         /// As JSON
@@ -36,9 +50,22 @@ enum Command {
 
 #[derive(Args)]
 struct WorkerOptions {
-    /// The job's output directory
+    /// The output directory of a job on this machine
     #[arg(long, value_name = "DIR")]
-    job: PathBuf,
+    job: Option<PathBuf>,
+    #[command(flatten)]
+    site: SiteOptions,
+    /// For what maps write, and only for this worker; on a disk of its own
+    #[arg(long, value_name = "DIR", default_value = "./kvorum-mr-worker")]
+    dir: PathBuf,
+}
+
+#[derive(Args)]
+struct CoordinateOptions {
+    /// The name of the job
+    job: String,
+    #[command(flatten)]
+    site: SiteOptions,
 }
 
 #[derive(Parser)]
@@ -88,9 +115,29 @@ pub fn run(options: Options, mut apps: Vec<App>, prefix: &[&str]) -> Result<Exit
     apps.sort_by_key(App::name);
     match options.command {
         Command::Run(options) => run::run(*options, &apps, prefix),
-        Command::Worker(options) => serve::run(&options.job, &apps),
+        Command::Worker(options) => work(options, &apps, prefix),
+        Command::Coordinate(options) => coordinate(options),
+        Command::List(options) => jobs::list(&options),
+        Command::Status(options) => jobs::status(&options),
+        Command::Kill(options) => jobs::end(&options),
         Command::Apps { json } => show_apps(&apps, json),
     }
+}
+
+fn work(options: WorkerOptions, apps: &[App], prefix: &[&str]) -> Result<ExitCode> {
+    match (options.job, options.site.site()?) {
+        (Some(job), None) => serve::run(&job, apps),
+        (None, Some(site)) => roam::run(&site, &options.dir, apps, prefix),
+        _ => Err(Error::new("for what to work: --job or --cluster")),
+    }
+}
+
+fn coordinate(options: CoordinateOptions) -> Result<ExitCode> {
+    let id = JobId::parse(&options.job)?;
+    let site = options.site.site()?;
+    let site = site.ok_or_else(|| Error::new("where the job is: --cluster"))?;
+    shared::take_over(&id, &site)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show_apps(apps: &[App], json: bool) -> Result<ExitCode> {

@@ -1,21 +1,27 @@
 //! `run`: a job from its flags to its report.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
 use crate::app::App;
 use crate::command::print;
+use crate::command::site::SiteOptions;
 use crate::error::{Error, Result};
+use crate::host::connections::Door;
 use crate::host::desk;
 use crate::host::plan::difference;
 use crate::host::progress::Progress;
+use crate::host::shared::{self, Site};
 use crate::host::workers::Recipe;
 use crate::host::{self, Report, Request};
 use crate::input::format::Format;
 use crate::job::Program;
+use crate::secret::Secret;
+use crate::worker::serve::LOCAL_PURPOSE;
 
 /// What a job is.
 #[derive(Args)]
@@ -24,7 +30,10 @@ use crate::job::Program;
     run --app grep --param pattern='^ERROR' --input logs/ --output errors\n  \
     run --map ./map.py --reduce ./reduce.py --input data.gz --output out\n\n\
     The output directory must not exist. It gets one file for each reducer, part-00000 and so on, and \
-    _SUCCESS at the very end. A job whose process was killed goes on with: run --resume --output out")]
+    _SUCCESS at the very end. A job whose process was killed goes on with: run --resume --output out\n\n\
+    With --cluster the job's record is in kvorum, its tasks are done by `worker --cluster` processes \
+    anywhere, and if this process dies, another goes on. Input and output must have the same names for all \
+    of them.")]
 pub(crate) struct Options {
     /// A function of this program: see `apps`
     #[arg(long, value_name = "NAME", conflicts_with_all = ["map", "reduce", "combine"])]
@@ -47,7 +56,8 @@ pub(crate) struct Options {
     /// How many partitions and output files [default: the number of workers]
     #[arg(long, value_name = "N")]
     reducers: Option<u32>,
-    /// How many worker processes [default: the number of processors]; with 0 the job waits for others
+    /// How many worker processes [default: the number of processors]; with 0 the job waits for others, and
+    /// with --cluster none is started: the number says into how many tasks the input is cut
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
     /// How the input is cut into records: lines, whole (files), kv (KEY TAB VALUE), json (lines)
@@ -80,6 +90,8 @@ pub(crate) struct Options {
     /// No second attempts for tasks that take much longer than the others
     #[arg(long)]
     no_backups: bool,
+    #[command(flatten)]
+    site: SiteOptions,
     /// Go on with the unfinished job in --output; begin it if there is none and a program is given
     #[arg(long)]
     resume: bool,
@@ -96,7 +108,12 @@ pub(crate) fn run(options: Options, apps: &[App], prefix: &[&str]) -> Result<Exi
     let output = options.output.clone();
     let progress = Progress::new(options.json || options.quiet);
     let (resume, json) = (options.resume, options.json);
-    let request = request(options, workers)?;
+    let (request, site) = request(options, workers)?;
+    if let Some(site) = site.site()? {
+        let resumed = resume.then_some(output.as_path());
+        let report = run_shared(&site, request, resumed, apps, progress)?;
+        return show(&report, json);
+    }
     let begun = if resume && output.exists() {
         let Some(begun) = host::resume(&output)? else {
             return show(&host::report_of(&output)?, json);
@@ -108,20 +125,52 @@ pub(crate) fn run(options: Options, apps: &[App], prefix: &[&str]) -> Result<Exi
         }
         begun
     } else {
-        let request =
-            request.ok_or_else(|| Error::new("what to run: --app, or --map and --reduce"))?;
-        host::begin(&request, apps)?
+        host::begin(&request.ok_or_else(nothing_to_run)?, apps)?
     };
     let recipe = Recipe {
         prefix: prefix.iter().map(|word| (*word).to_owned()).collect(),
         output,
     };
-    let report = desk::run(begun, recipe, workers, progress)?;
-    show(&report, json)
+    let door = Door {
+        listen: "127.0.0.1:0".to_owned(),
+        secret: Secret::draw()?,
+        purpose: LOCAL_PURPOSE.to_owned(),
+    };
+    match desk::run(begun, &door, (recipe, workers), progress)? {
+        Some(report) => show(&report, json),
+        None => Err(Error::new("another coordinator works for this job")),
+    }
 }
 
-/// The request behind the flags; `None` if they name no program.
-fn request(options: Options, workers: u32) -> Result<Option<Request>> {
+/// A job with the workers of a cluster. With `resume`, goes on with the one in that output, if there is one.
+fn run_shared(
+    site: &Site,
+    request: Option<Request>,
+    resume: Option<&Path>,
+    apps: &[App],
+    progress: Progress,
+) -> Result<Report> {
+    if let Some(output) = resume
+        && output.exists()
+    {
+        return match shared::job_of(output)? {
+            Some(id) => shared::follow(&id, site),
+            None => host::report_of(output),
+        };
+    }
+    let request = request.ok_or_else(nothing_to_run)?;
+    let (begun, id) = shared::begin(request, apps, site)?;
+    // A closed standard error is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "job {id}");
+    shared::run(begun, &id, site, progress)
+}
+
+fn nothing_to_run() -> Error {
+    Error::new("what to run: --app, or --map and --reduce")
+}
+
+/// The request behind the flags, `None` if they name no program; and where it is to be run.
+fn request(options: Options, workers: u32) -> Result<(Option<Request>, SiteOptions)> {
     let program = match (options.app, options.map, options.reduce) {
         (Some(app), ..) => Program::App(app),
         (None, Some(map), Some(reduce)) => Program::Streaming {
@@ -129,12 +178,12 @@ fn request(options: Options, workers: u32) -> Result<Option<Request>> {
             reduce,
             combine: options.combine,
         },
-        _ => return Ok(None),
+        _ => return Ok((None, options.site)),
     };
     if options.input.is_empty() {
         return Err(Error::new("what to read: --input"));
     }
-    Ok(Some(Request {
+    let request = Request {
         program,
         params: options.param.into_iter().collect(),
         inputs: options.input,
@@ -150,34 +199,39 @@ fn request(options: Options, workers: u32) -> Result<Option<Request>> {
         stall_ms: options.stall,
         attempts_max: options.attempts,
         backups: !options.no_backups,
-    }))
+    };
+    Ok((Some(request), options.site))
 }
 
 fn show(report: &Report, json: bool) -> Result<ExitCode> {
-    let mut text = String::new();
-    if json {
-        text =
-            serde_json::to_string_pretty(report).map_err(|error| Error::new(error.to_string()))?;
-        text.push('\n');
-    } else {
-        let _ = writeln!(
-            text,
-            "{}: {} files, from {} maps and {} reduces in {:.2} s ({} attempts, {} failed)",
-            report.output.display(),
-            report.reduces,
-            report.maps,
-            report.reduces,
-            report.seconds,
-            report.attempts,
-            report.failures
-        );
-        for (name, sum) in report.counters.iter() {
-            let _ = writeln!(text, "  {name:24} {sum}");
-        }
-        let megabytes = report.worker_memory_bytes >> 20;
-        let _ = writeln!(text, "  {:24} {megabytes} MiB", "memory of a worker");
+    if !json {
+        return print(&describe(report));
     }
-    print(&text)
+    let text =
+        serde_json::to_string_pretty(report).map_err(|error| Error::new(error.to_string()))?;
+    print(&(text + "\n"))
+}
+
+/// A report for people.
+pub(crate) fn describe(report: &Report) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{}: {} files, from {} maps and {} reduces in {:.2} s ({} attempts, {} failed)",
+        report.output.display(),
+        report.reduces,
+        report.maps,
+        report.reduces,
+        report.seconds,
+        report.attempts,
+        report.failures
+    );
+    for (name, sum) in report.counters.iter() {
+        let _ = writeln!(text, "  {name:24} {sum}");
+    }
+    let megabytes = report.worker_memory_bytes >> 20;
+    let _ = writeln!(text, "  {:24} {megabytes} MiB", "memory of a worker");
+    text
 }
 
 fn processors() -> u32 {

@@ -4,12 +4,14 @@
 //! clock; a life of it is replayed from its events, and the simulation does so with workers that crash,
 //! pause, crawl and repeat themselves.
 //!
-//! Three rules carry it:
+//! Four rules carry it:
 //!
 //! - **The record decides.** The first attempt that reports is chosen as its task's winner; the choice is
 //!   recorded; only when the record is durable does anything rest on it: the start of the reduces, the
 //!   rename of an output. A coordinator that takes over reads the records and can only repeat what they
 //!   decided.
+//! - **A refused record is the end.** Coordinators of one job write their records into one row of places,
+//!   each of which is written once. Who finds a place taken has been replaced, and does nothing any more.
 //! - **A lost lease is final.** A worker that was silent for too long has lost its attempt. Its files are
 //!   removed, so its report, should it wake up, is refused even if nobody else has finished.
 //! - **Counters belong to winners.** A task's counters are those of its winner; totals are sums over tasks.
@@ -58,6 +60,8 @@ pub struct Coordinator {
     maps_done: usize,
     first_open: [usize; 2],
     workers: BTreeMap<WorkerId, Doing>,
+    /// Where workers serve the outputs of their maps, those that do.
+    places: BTreeMap<WorkerId, String>,
     /// Workers with nothing to do, in the order in which they asked.
     waiting: VecDeque<WorkerId>,
     now: u64,
@@ -110,6 +114,7 @@ impl Coordinator {
             maps_done: 0,
             first_open: [0; 2],
             workers: BTreeMap::new(),
+            places: BTreeMap::new(),
             waiting: VecDeque::new(),
             now: 0,
             epoch: 0,
@@ -144,15 +149,21 @@ impl Coordinator {
     fn replay(&mut self, record: &Record) {
         match record {
             Record::Epoch(epoch) => self.epoch = self.epoch.max(*epoch),
-            Record::Committed { attempt, counters } => {
+            Record::Committed {
+                attempt,
+                counters,
+                place,
+            } => {
                 let task = self.task(attempt.task);
                 task.state = State::Committed(*attempt);
                 task.counters = counters.clone();
+                task.place.clone_from(place);
             }
             Record::Lost(attempt) => {
                 let task = self.task(attempt.task);
                 task.state = State::Open;
                 task.counters = Counters::new();
+                task.place.clear();
             }
             Record::Failed { .. } => {}
         }
@@ -194,15 +205,20 @@ impl Coordinator {
                 attempt,
                 input,
                 error,
+                unreachable,
             } => {
                 self.ended(worker, attempt);
-                self.input_lost(attempt, input, &error, effects);
+                self.input_lost(attempt, input, (&error, unreachable), effects);
+            }
+            Event::Serves { worker, place } => {
+                self.places.insert(worker, place);
             }
             Event::Gone { worker, why } => self.gone(worker, &why, effects),
             Event::Recorded(seq) => self.recorded(seq, effects),
             Event::Published(reduce) => self.published(reduce, effects),
             Event::OutputLost { reduce, error } => self.output_lost(reduce, &error, effects),
             Event::Sealed => self.end(Outcome::Succeeded, effects),
+            Event::Deposed => self.deposed(effects),
             Event::Kill => self.fail("killed".to_owned(), effects),
         }
         self.hand_out(effects);
@@ -238,6 +254,14 @@ impl Coordinator {
     /// The winner of each reduce, once it is durable.
     pub fn winners(&self) -> impl Iterator<Item = Option<AttemptId>> {
         self.reduces.iter().map(Task::winner)
+    }
+
+    /// Where the output of this map attempt is served, if it has won and its worker keeps it.
+    #[must_use]
+    pub fn place_of(&self, map: AttemptId) -> Option<&str> {
+        let task = self.maps.get(map.task.index as usize)?;
+        let stands = map.task.phase == Phase::Map && task.winner() == Some(map);
+        (stands && !task.place.is_empty()).then_some(&task.place)
     }
 
     /// Which life of the job's coordinator this is, from 1.
@@ -346,6 +370,10 @@ impl Coordinator {
         let late = self.planted.has(Bug::LateAttemptCommits);
         let unfenced = self.planted.has(Bug::LeaseNotFenced);
         let now = self.now;
+        let place = match (id.task.phase, self.places.get(&worker)) {
+            (Phase::Map, Some(place)) => place.clone(),
+            _ => String::new(),
+        };
         let task = self.task(id.task);
         let was_done = task.winner().is_some();
         let took = task.take(id).map(|attempt| now - attempt.started);
@@ -360,6 +388,7 @@ impl Coordinator {
         }
         task.state = State::Chosen(id);
         task.counters = counters.clone();
+        task.place.clone_from(&place);
         let others = std::mem::take(&mut task.running);
         self.maps_done -= usize::from(was_done && id.task.phase == Phase::Map);
         if let Some(took) = took {
@@ -380,6 +409,7 @@ impl Coordinator {
             Record::Committed {
                 attempt: id,
                 counters,
+                place,
             },
             effects,
         );
@@ -416,7 +446,7 @@ impl Coordinator {
         &mut self,
         id: AttemptId,
         input: AttemptId,
-        error: &str,
+        (error, unreachable): (&str, bool),
         effects: &mut Vec<Effect>,
     ) {
         if self.task(id.task).take(id).is_none() {
@@ -424,7 +454,22 @@ impl Coordinator {
         }
         self.reopened(id.task);
         effects.push(Effect::Discard(id));
-        self.lose(input, error, effects);
+        // A place that is gone takes all of its outputs along. Found out one by one, each would cost another
+        // attempt at this reduce.
+        let place = self.place_of(input).filter(|_| unreachable);
+        let there = |map: &&Task| Some(map.place.as_str()) == place;
+        let lost: Vec<AttemptId> = match place {
+            Some(_) => {
+                let maps = self.maps.iter().filter(there);
+                maps.filter_map(Task::winner).collect()
+            }
+            None => vec![input],
+        };
+        for input in lost {
+            if self.outcome.is_none() {
+                self.lose(input, error, effects);
+            }
+        }
     }
 
     fn output_lost(&mut self, reduce: u32, error: &str, effects: &mut Vec<Effect>) {
@@ -443,6 +488,7 @@ impl Coordinator {
         }
         task.state = State::Open;
         task.counters = Counters::new();
+        task.place.clear();
         task.failures += 1;
         let failures = task.failures;
         self.maps_done -= usize::from(id.task.phase == Phase::Map);
@@ -461,6 +507,7 @@ impl Coordinator {
 
     fn gone(&mut self, worker: WorkerId, why: &str, effects: &mut Vec<Effect>) {
         self.waiting.retain(|other| *other != worker);
+        self.places.remove(&worker);
         if let Some(Doing::Attempt(id)) = self.workers.remove(&worker) {
             self.give_up(id, why, effects);
         }
@@ -489,6 +536,16 @@ impl Coordinator {
                 Phase::Reduce => effects.push(Effect::Publish(id)),
             }
         }
+    }
+
+    /// What was recorded is decided and what was not is nothing: whoever goes on here would show the world
+    /// outputs beside those that the other coordinator decides on.
+    fn deposed(&mut self, effects: &mut Vec<Effect>) {
+        if self.planted.has(Bug::DeposedGoesOn) {
+            self.recorded(self.issued, effects);
+            return;
+        }
+        self.end(Outcome::Deposed, effects);
     }
 
     fn published(&mut self, reduce: u32, effects: &mut Vec<Effect>) {

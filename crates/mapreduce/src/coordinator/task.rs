@@ -42,6 +42,8 @@ pub(super) struct Task {
     pub(super) failures: u32,
     /// What the winner counted.
     pub(super) counters: Counters,
+    /// Where the winner's output is served; empty if every worker can read it by itself.
+    pub(super) place: String,
 }
 
 impl Task {
@@ -52,6 +54,7 @@ impl Task {
             running: Vec::new(),
             failures: 0,
             counters: Counters::new(),
+            place: String::new(),
         }
     }
 

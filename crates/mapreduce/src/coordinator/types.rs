@@ -129,6 +129,16 @@ pub enum Event {
         input: AttemptId,
         /// Why.
         error: String,
+        /// Whether the place where it lies could not be reached: then nothing else there can be, either.
+        unreachable: bool,
+    },
+    /// This worker keeps the outputs of its maps itself, and serves them at this address. Without this word
+    /// they lie where every worker can read them.
+    Serves {
+        /// Who.
+        worker: WorkerId,
+        /// Where.
+        place: String,
     },
     /// The connection of a worker has ended.
     Gone {
@@ -150,6 +160,9 @@ pub enum Event {
     },
     /// `_SUCCESS` is written.
     Sealed,
+    /// A record was refused: another coordinator has taken over, and its records stand where this one's
+    /// would.
+    Deposed,
     /// The job is to end without a result.
     Kill,
 }
@@ -202,6 +215,9 @@ pub enum Record {
         attempt: AttemptId,
         /// What it counted.
         counters: Counters,
+        /// The address where its output is served, if it lies at its worker. Maps only.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        place: String,
     },
     /// The files of this winner are lost: its task is open again.
     Lost(AttemptId),
@@ -219,6 +235,8 @@ pub enum Outcome {
     Succeeded,
     /// A task failed too often, or the job was told to end.
     Failed(String),
+    /// The job is another coordinator's now. Nothing is known about what this one had not recorded.
+    Deposed,
 }
 
 /// The rules of a job, in ticks of whatever length the caller likes.

@@ -1,7 +1,7 @@
 //! The coordinator's socket: who may speak, and what they say.
 
 use std::io::BufReader;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use crate::coordinator::WorkerId;
 use crate::error::{Error, Result};
 use crate::host::sync_directory;
 use crate::job::Layout;
+use crate::secret::Secret;
 use crate::wire::{self, ToCoordinator, ToWorker};
 use crate::worker::serve::Contact;
 
@@ -20,10 +21,11 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happens on connections.
 pub(crate) enum Heard {
-    /// A worker with the right secret.
+    /// A worker that holds the secret.
     Joined {
         worker: WorkerId,
         pid: u32,
+        place: String,
         stream: TcpStream,
     },
     Said {
@@ -35,18 +37,20 @@ pub(crate) enum Heard {
     },
 }
 
-/// Listens on the loopback interface and writes where, with a fresh secret, into a file that only this user
-/// can read.
-pub(crate) fn listen(layout: &Layout, to: Sender<Heard>) -> Result<()> {
-    let what = || Error::io("listen for workers");
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(what())?;
-    let address = listener.local_addr().map_err(what())?.to_string();
-    let secret = secret()?;
-    let contact = Contact {
-        address,
-        secret: secret.clone(),
-    };
-    publish(layout, &contact)?;
+/// Where a coordinator is spoken to, and what is proved there.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    /// The address to listen on, HOST:PORT; port 0 is any.
+    pub(crate) listen: String,
+    pub(crate) secret: Secret,
+    /// What a connection is for: a part of the proof.
+    pub(crate) purpose: String,
+}
+
+/// Listens. The address is returned, with the port that was taken.
+pub(crate) fn listen(door: &Door, to: Sender<Heard>) -> Result<String> {
+    let (listener, address) = bind(&door.listen)?;
+    let door = door.clone();
     std::thread::spawn(move || {
         let mut next = 0;
         for stream in listener.incoming() {
@@ -56,14 +60,28 @@ pub(crate) fn listen(layout: &Layout, to: Sender<Heard>) -> Result<()> {
                 continue;
             };
             next += 1;
-            let (worker, secret, to) = (WorkerId(next), secret.clone(), to.clone());
-            std::thread::spawn(move || serve(stream, worker, &secret, &to));
+            let (worker, door, to) = (WorkerId(next), door.clone(), to.clone());
+            std::thread::spawn(move || serve(stream, worker, &door, &to));
         }
     });
-    Ok(())
+    Ok(address)
 }
 
-fn publish(layout: &Layout, contact: &Contact) -> Result<()> {
+/// A listener, and the address at which others reach it.
+pub(crate) fn bind(address: &str) -> Result<(TcpListener, String)> {
+    let what = || Error::io(format!("listen on {address}"));
+    let listener = TcpListener::bind(address).map_err(what())?;
+    let bound = listener.local_addr().map_err(what())?;
+    if bound.ip().is_unspecified() {
+        return Err(Error::new(format!(
+            "listen on an address that other machines can reach, not on {address}"
+        )));
+    }
+    Ok((listener, bound.to_string()))
+}
+
+/// Writes address and secret into a file that only this user can read.
+pub(crate) fn publish(layout: &Layout, contact: &Contact) -> Result<()> {
     let path = layout.contact();
     let fresh = path.with_extension("new");
     let what = || Error::io(format!("write {}", path.display()));
@@ -79,59 +97,43 @@ fn publish(layout: &Layout, contact: &Contact) -> Result<()> {
     sync_directory(&layout.job())
 }
 
-/// 128 bits from the system.
-fn secret() -> Result<String> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .map_err(Error::io("read /dev/urandom"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn serve(mut stream: TcpStream, worker: WorkerId, secret: &str, to: &Sender<Heard>) {
-    let prepare = || -> std::io::Result<TcpStream> {
+fn serve(mut stream: TcpStream, worker: WorkerId, door: &Door, to: &Sender<Heard>) {
+    let mut prepare = || -> std::io::Result<TcpStream> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(SEND_PATIENCE))?;
         stream.set_read_timeout(Some(HELLO_PATIENCE))?;
+        door.secret.accept(&mut stream, &door.purpose)?;
         stream.try_clone()
     };
     let Ok(reading) = prepare() else {
         return;
     };
     let mut reader = BufReader::new(reading);
-    let pid = match wire::receive(&mut reader) {
+    let (pid, place) = match wire::receive(&mut reader) {
         Ok(Some(ToCoordinator::Hello {
             version,
-            secret: theirs,
             pid,
+            place,
         })) => {
-            let refusal = if theirs != secret {
-                "this is not the secret of the job"
-            } else if version != wire::VERSION {
-                "the worker is of another version"
-            } else {
-                ""
-            };
-            if !refusal.is_empty() {
-                let _ = wire::send(&mut stream, &ToWorker::Refused(refusal.to_owned()));
+            if version != wire::VERSION {
+                let reason = "the worker is of another version".to_owned();
+                let _ = wire::send(&mut stream, &ToWorker::Refused(reason));
                 return;
             }
-            pid
+            (pid, place)
         }
         _ => return,
     };
     if stream.set_read_timeout(None).is_err() {
         return;
     }
-    if to
-        .send(Heard::Joined {
-            worker,
-            pid,
-            stream,
-        })
-        .is_err()
-    {
+    let joined = Heard::Joined {
+        worker,
+        pid,
+        place,
+        stream,
+    };
+    if to.send(joined).is_err() {
         return;
     }
     while let Ok(Some(message)) = wire::receive(&mut reader) {

@@ -9,15 +9,18 @@ use std::time::{Duration, Instant};
 use crate::coordinator::{AttemptId, Coordinator, Effect, Event, Outcome, Phase, Rules, WorkerId};
 use crate::counters::Counters;
 use crate::error::{Error, Result};
-use crate::host::connections::{Heard, listen};
-use crate::host::journal::Journal;
+use crate::host::connections::{Door, Heard, listen, publish};
+use crate::host::ledger::Ledger;
 use crate::host::progress::Progress;
 use crate::host::workers::{Recipe, Workers};
 use crate::host::{Begun, Report, clear, sync_directory};
 use crate::input::split::Split;
 use crate::job::{Job, Layout};
 use crate::planted::Planted;
-use crate::wire::{self, ToCoordinator, ToWorker};
+use crate::store::jobs::{Finish, Standing};
+use crate::store::tenure::News;
+use crate::wire::{self, Input, ToCoordinator, ToWorker};
+use crate::worker::serve::Contact;
 
 /// The coordinator's tick.
 const TICK: Duration = Duration::from_millis(50);
@@ -35,7 +38,9 @@ struct Desk {
     /// Without the splits.
     job: Job,
     splits: Vec<Split>,
-    journal: Journal,
+    ledger: Ledger,
+    /// Where workers connect.
+    address: String,
     coordinator: Coordinator,
     connections: BTreeMap<WorkerId, Connection>,
     workers: Workers,
@@ -49,25 +54,32 @@ struct Desk {
     outcome: Option<Outcome>,
 }
 
-/// Runs a job to its end, with so many workers of its own.
+/// Runs a job to its end, with so many workers of its own. `None` if the job became another coordinator's.
 ///
 /// # Errors
-/// If the job fails, or its directory does.
+/// If the job fails, or its directory or its store does.
 pub(crate) fn run(
     begun: Begun,
-    recipe: Recipe,
-    workers: u32,
+    door: &Door,
+    (recipe, workers): (Recipe, u32),
     progress: Progress,
-) -> Result<Report> {
+) -> Result<Option<Report>> {
     let (to, heard) = channel();
-    listen(&begun.layout, to)?;
-    let workers = Workers::start(recipe, workers)?;
+    let address = listen(door, to)?;
     let Begun {
         layout,
         mut job,
-        journal,
+        ledger,
         records,
     } = begun;
+    if matches!(ledger, Ledger::File(_)) {
+        let contact = Contact {
+            address: address.clone(),
+            secret: door.secret.to_hex(),
+        };
+        publish(&layout, &contact)?;
+    }
+    let workers = Workers::start(recipe, workers)?;
     let splits = std::mem::take(&mut job.splits);
     let shape = (splits.len() as u32, job.partitioner.count());
     let mut effects = Vec::new();
@@ -82,7 +94,8 @@ pub(crate) fn run(
         layout,
         job,
         splits,
-        journal,
+        ledger,
+        address,
         coordinator,
         connections: BTreeMap::new(),
         workers,
@@ -93,8 +106,12 @@ pub(crate) fn run(
         unsynced: None,
         outcome: None,
     };
+    if let Some(tenure) = desk.ledger.tenure() {
+        tenure.claim(desk.coordinator.epoch())?;
+    }
     desk.carry_out(effects)?;
     desk.settle()?;
+    desk.renew()?;
     desk.serve(&heard)?;
     desk.close()
 }
@@ -134,8 +151,32 @@ impl Desk {
                 self.events.push(Event::Tick);
                 self.workers.replace_dead()?;
                 self.progress.show(&self.coordinator.status());
+                if self.ledger.tenure().is_some_and(|tenure| tenure.is_due()) {
+                    self.renew()?;
+                }
             }
             self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Renews the lease, and hears what the store has to say. Nothing to do without one.
+    fn renew(&mut self) -> Result<()> {
+        let standing = Standing {
+            epoch: self.coordinator.epoch(),
+            address: self.address.clone(),
+            program: self.job.program_name().to_owned(),
+            output: self.layout.output().display().to_string(),
+            workers: self.connections.len() as u32,
+            ..Standing::of(self.coordinator.status())
+        };
+        let Some(tenure) = self.ledger.tenure() else {
+            return Ok(());
+        };
+        match tenure.renew(&standing)? {
+            News::Nothing => {}
+            News::Kill => self.events.push(Event::Kill),
+            News::Deposed => self.events.push(Event::Deposed),
         }
         Ok(())
     }
@@ -145,9 +186,13 @@ impl Desk {
             Heard::Joined {
                 worker,
                 pid,
+                place,
                 stream,
             } => {
                 self.workers.joined(pid);
+                if !place.is_empty() {
+                    self.events.push(Event::Serves { worker, place });
+                }
                 self.connections.insert(worker, Connection { stream, pid });
                 self.say(worker, &ToWorker::Welcome(Box::new(self.job.clone())));
             }
@@ -211,6 +256,7 @@ impl Desk {
                 attempt,
                 input,
                 error,
+                unreachable,
             } => {
                 let (attempt, input) = (known(attempt)?, known(input)?);
                 Event::InputLost {
@@ -218,6 +264,7 @@ impl Desk {
                     attempt,
                     input,
                     error,
+                    unreachable,
                 }
             }
         })
@@ -248,8 +295,12 @@ impl Desk {
                 self.carry_out(effects)?;
             }
             if let Some(seq) = self.unsynced.take() {
-                self.journal.sync()?;
-                self.events.push(Event::Recorded(seq));
+                let durable = self.ledger.sync()?;
+                self.events.push(if durable {
+                    Event::Recorded(seq)
+                } else {
+                    Event::Deposed
+                });
             }
             if self.events.is_empty() || self.outcome.is_some() {
                 return Ok(());
@@ -268,7 +319,7 @@ impl Desk {
         for effect in effects {
             match effect {
                 Effect::Record { seq, record } => {
-                    self.journal.append(record)?;
+                    self.ledger.append(record)?;
                     self.unsynced = Some(seq);
                 }
                 Effect::Assign {
@@ -281,23 +332,44 @@ impl Desk {
                             let split = self.splits[attempt.task.index as usize].clone();
                             ToWorker::Map { attempt, split }
                         }
-                        Phase::Reduce => ToWorker::Reduce { attempt, inputs },
+                        Phase::Reduce => {
+                            let inputs = inputs.into_iter().map(|input| self.input(input));
+                            let inputs = inputs.collect();
+                            ToWorker::Reduce { attempt, inputs }
+                        }
                     };
                     self.say(worker, &message);
                 }
                 Effect::Abandon { worker, attempt } => {
                     self.say(worker, &ToWorker::Abandon { attempt });
                 }
-                Effect::Discard(attempt) => {
-                    // It may not exist, and what is left goes with the job's folder.
-                    let _ = fs::remove_file(self.layout.file(attempt));
-                }
+                Effect::Discard(attempt) => self.discard(attempt),
                 Effect::Publish(attempt) => self.publish(attempt)?,
                 Effect::Seal => self.seal()?,
                 Effect::End(outcome) => self.outcome = Some(outcome),
             }
         }
         Ok(())
+    }
+
+    fn input(&self, attempt: AttemptId) -> Input {
+        let place = self.coordinator.place_of(attempt);
+        let place = place.unwrap_or_default().to_owned();
+        Input { attempt, place }
+    }
+
+    /// It may not exist, and what is left goes with the job's folder, and with those of its workers.
+    fn discard(&mut self, attempt: AttemptId) {
+        let kept_by_workers = self.ledger.tenure().is_some() && attempt.task.phase == Phase::Map;
+        if !kept_by_workers {
+            let _ = fs::remove_file(self.layout.file(attempt));
+            return;
+        }
+        // Who has it is not known of one that never won; and this is rare.
+        let all: Vec<WorkerId> = self.connections.keys().copied().collect();
+        for worker in all {
+            self.say(worker, &ToWorker::Forget { attempt });
+        }
     }
 
     fn say(&mut self, worker: WorkerId, message: &ToWorker) {
@@ -345,7 +417,14 @@ impl Desk {
         let report = self.report();
         let text =
             serde_json::to_vec_pretty(&report).map_err(|error| Error::new(error.to_string()))?;
-        let (fresh, path) = (self.layout.job().join("success"), self.layout.success());
+        let path = self.layout.success();
+        if path.exists() {
+            // Another coordinator got as far as this, and maybe further.
+            self.events.push(Event::Sealed);
+            return Ok(());
+        }
+        let epoch = self.coordinator.epoch();
+        let fresh = self.layout.job().join(format!("success-{epoch}"));
         let what = || Error::io(format!("write {}", path.display()));
         fs::write(&fresh, text).map_err(what())?;
         fs::File::open(&fresh)
@@ -380,28 +459,55 @@ impl Desk {
     }
 
     /// Lets the workers go. What a finished job needed is removed; a failed one can be resumed.
-    fn close(mut self) -> Result<Report> {
+    fn close(mut self) -> Result<Option<Report>> {
         self.progress.show(&self.coordinator.status());
         self.progress.end();
+        let durable = self.ledger.sync()?;
+        if !durable || self.outcome == Some(Outcome::Deposed) {
+            // Workers that lose this connection look for the other coordinator.
+            for connection in self.connections.values() {
+                let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+            }
+            return Ok(None);
+        }
+        let report = self.report();
+        self.renew()?;
+        self.tell_the_end(&report)?;
         for connection in self.connections.values_mut() {
             let _ = wire::send(&mut connection.stream, &ToWorker::Dismiss);
         }
-        let report = self.report();
-        self.journal.sync()?;
         self.workers.dismiss();
+        let output = self.layout.output().display();
         match self.outcome {
             Some(Outcome::Succeeded) => {
                 clear(&self.layout)?;
-                Ok(report)
+                Ok(Some(report))
             }
-            Some(Outcome::Failed(reason)) => {
-                let output = self.layout.output().display();
-                Err(Error::new(format!(
-                    "{reason}\nWhat is done is kept: go on with run --resume --output {output}, or \
-                     remove {output}"
-                )))
-            }
-            None => Err(Error::new("the job did not end")),
+            Some(Outcome::Failed(reason)) if self.ledger.tenure().is_some() => Err(Error::new(
+                format!("{reason}\nThe job is over; remove {output}"),
+            )),
+            Some(Outcome::Failed(reason)) => Err(Error::new(format!(
+                "{reason}\nWhat is done is kept: go on with run --resume --output {output}, or \
+                 remove {output}"
+            ))),
+            Some(Outcome::Deposed) | None => Err(Error::new("the job did not end")),
+        }
+    }
+
+    /// Has the store know how the job ended. Before the folder of the job goes: who takes over finds either.
+    fn tell_the_end(&mut self, report: &Report) -> Result<()> {
+        let finish = match &self.outcome {
+            Some(Outcome::Succeeded) => Finish::Succeeded {
+                report: Box::new(report.clone()),
+            },
+            Some(Outcome::Failed(reason)) => Finish::Failed {
+                reason: reason.clone(),
+            },
+            Some(Outcome::Deposed) | None => return Ok(()),
+        };
+        match self.ledger.tenure() {
+            Some(tenure) => tenure.finish(&finish),
+            None => Ok(()),
         }
     }
 }

@@ -6,8 +6,10 @@
 pub(crate) mod connections;
 pub(crate) mod desk;
 pub(crate) mod journal;
+pub(crate) mod ledger;
 pub(crate) mod plan;
 pub(crate) mod progress;
+pub(crate) mod shared;
 pub(crate) mod workers;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use crate::input::format::Format;
 use crate::job::{Job, Layout, Program};
 
 use self::journal::Journal;
+use self::ledger::Ledger;
 
 /// What the user asks for.
 #[derive(Clone, Debug)]
@@ -76,7 +79,7 @@ pub(crate) struct Report {
 pub(crate) struct Begun {
     pub(crate) layout: Layout,
     pub(crate) job: Job,
-    pub(crate) journal: Journal,
+    pub(crate) ledger: Ledger,
     pub(crate) records: Vec<Record>,
 }
 
@@ -85,10 +88,22 @@ pub(crate) struct Begun {
 pub(crate) fn begin(request: &Request, apps: &[App]) -> Result<Begun> {
     refuse_existing(&request.output)?;
     let job = plan::job(request, apps)?;
-    let parent = plan::parent(&request.output);
+    let journal = make_output(&request.output, |layout| {
+        Journal::create(&layout.journal(), &job)
+    })?;
+    Ok(Begun {
+        layout: Layout::new(&request.output),
+        job,
+        ledger: Ledger::File(journal),
+        records: Vec::new(),
+    })
+}
+
+/// Makes an output directory. It appears with what `fill` puts into its job's folder.
+fn make_output<T>(output: &Path, fill: impl FnOnce(&Layout) -> Result<T>) -> Result<T> {
+    let parent = plan::parent(output);
     fs::create_dir_all(parent).map_err(Error::io(format!("create {}", parent.display())))?;
-    let name = request
-        .output
+    let name = output
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
     let name = name.ok_or_else(|| Error::new("the output has no name"))?;
@@ -97,18 +112,12 @@ pub(crate) fn begin(request: &Request, apps: &[App]) -> Result<Begun> {
     let layout = Layout::new(&scratch);
     let files = layout.files();
     fs::create_dir_all(&files).map_err(Error::io(format!("create {}", files.display())))?;
-    let journal = Journal::create(&layout.journal(), &job)?;
+    let filled = fill(&layout)?;
     sync_directory(&layout.job())?;
     sync_directory(&scratch)?;
-    fs::rename(&scratch, &request.output)
-        .map_err(Error::io(format!("create {}", request.output.display())))?;
+    fs::rename(&scratch, output).map_err(Error::io(format!("create {}", output.display())))?;
     sync_directory(parent)?;
-    Ok(Begun {
-        layout: Layout::new(&request.output),
-        job,
-        journal,
-        records: Vec::new(),
-    })
+    Ok(filled)
 }
 
 /// Goes on with a job whose coordinator is dead. `None` if it has succeeded already.
@@ -125,7 +134,7 @@ pub(crate) fn resume(output: &Path) -> Result<Option<Begun>> {
     Ok(Some(Begun {
         layout,
         job,
-        journal,
+        ledger: Ledger::File(journal),
         records,
     }))
 }
@@ -158,7 +167,7 @@ fn refuse_existing(output: &Path) -> Result<()> {
     let output = output.display();
     Err(Error::new(if layout.success().exists() {
         format!("{output} holds the output of a finished job: name another output, or remove it")
-    } else if layout.journal().exists() {
+    } else if layout.journal().exists() || layout.id().exists() {
         format!("{output} holds an unfinished job: go on with it by --resume, or remove it")
     } else {
         format!("{output} exists: name another output")

@@ -1,6 +1,6 @@
 //! From what the user asked for to a job: files, splits, partitions.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::app::App;
 use crate::counters::Counters;
@@ -69,6 +69,7 @@ pub(crate) fn job(request: &Request, apps: &[App]) -> Result<Job> {
         stall_ms: request.stall_ms,
         attempts_max: request.attempts_max,
         backups: request.backups,
+        output: PathBuf::new(),
     };
     if let Some(app) = app {
         check_params(app, &job)?;

@@ -14,7 +14,7 @@ const CORONER_PATIENCE: Duration = Duration::from_millis(100);
 const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How workers are started: this program with these arguments.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Recipe {
     /// The words before `worker` on the command line.
     pub(crate) prefix: Vec<String>,

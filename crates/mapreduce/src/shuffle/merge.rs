@@ -32,7 +32,11 @@ pub(crate) struct Source {
 impl Source {
     fn advance(&mut self) -> Result<bool> {
         self.reader.advance().map_err(|reason| match self.owner {
-            Some(input) => Error::InputLost { input, reason },
+            Some(input) => Error::InputLost {
+                input,
+                reason,
+                unreachable: false,
+            },
             None => Error::new(format!("a spill file cannot be read: {reason}")),
         })
     }

@@ -209,13 +209,21 @@ impl RunFile {
         })
     }
 
+    /// Where the segments of a partition lie, in their order.
+    pub(crate) fn places(&self, partition: u32) -> &[Segment] {
+        self.index
+            .get(partition as usize)
+            .map_or(&[][..], Vec::as_slice)
+    }
+
+    /// Bytes as they lie in the file.
+    pub(crate) fn read_at(&self, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
     /// Readers of all segments of a partition, in their order.
     pub(crate) fn segments(&self, partition: u32) -> impl Iterator<Item = SegmentReader> {
-        let segments = self
-            .index
-            .get(partition as usize)
-            .map_or(&[][..], Vec::as_slice);
-        segments
+        self.places(partition)
             .iter()
             .map(|segment| SegmentReader::new(Arc::clone(&self.file), *segment))
     }

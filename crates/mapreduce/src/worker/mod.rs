@@ -1,5 +1,8 @@
-//! The worker: a process that asks for tasks and runs them, one at a time.
+//! A worker: a process that runs one task after the other.
 
 pub(crate) mod pulse;
+pub(crate) mod roam;
 pub(crate) mod serve;
+pub(crate) mod shelf;
+pub(crate) mod station;
 pub(crate) mod task;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::app::App;
 use crate::coordinator::AttemptId;
@@ -13,12 +14,15 @@ use crate::function::{Emit, Map, Reduce, Setup, Sink, ValueSource};
 use crate::input::format::Cutter;
 use crate::input::read::records;
 use crate::input::split::Split;
-use crate::job::{Job, Layout, Program};
+use crate::job::{Job, Program};
 use crate::shuffle::buffer::{MapBuffer, reduce_all};
 use crate::shuffle::merge::{Merge, Source};
-use crate::shuffle::run::{BLOCK_BYTES, RunFile, RunWriter};
+use crate::shuffle::run::{BLOCK_BYTES, RunFile, RunWriter, SegmentReader};
 use crate::streaming;
+use crate::wire::Input;
 use crate::worker::pulse::Pulse;
+use crate::worker::shelf::Fetcher;
+use crate::worker::station::Station;
 
 /// What an open segment of a merge takes: a block, its packed form, and room.
 const SEGMENT_BYTES: usize = 3 * BLOCK_BYTES;
@@ -31,9 +35,9 @@ const OUTPUT_BYTES: usize = 256 << 10;
 pub(crate) struct Task<'a> {
     pub(crate) job: &'a Job,
     pub(crate) apps: &'a [App],
-    pub(crate) layout: &'a Layout,
+    pub(crate) station: &'a Station,
     pub(crate) attempt: AttemptId,
-    pub(crate) pulse: &'a Pulse,
+    pub(crate) pulse: &'a Arc<Pulse>,
 }
 
 impl Task<'_> {
@@ -44,7 +48,7 @@ impl Task<'_> {
 
     /// Runs a reduce over the outputs of these map attempts. Its output is complete and synced when this
     /// returns.
-    pub(crate) fn reduce(&self, inputs: &[AttemptId]) -> Result<Counters> {
+    pub(crate) fn reduce(&self, inputs: &[Input]) -> Result<Counters> {
         self.guarded(|| self.run_reduce(inputs))
     }
 
@@ -83,6 +87,7 @@ impl Task<'_> {
                     map,
                     environment,
                     self.job.format,
+                    self.pulse,
                 )?))
             }
         }
@@ -97,6 +102,7 @@ impl Task<'_> {
                     reduce,
                     environment,
                     self.job.format,
+                    self.pulse,
                 )?))
             }
         }
@@ -112,7 +118,8 @@ impl Task<'_> {
                 .transpose(),
             Program::Streaming { combine, .. } => Ok(combine.as_ref().map(|command| {
                 let environment = streaming::environment(self.job, self.attempt, None);
-                let combiner = streaming::Combiner::new(command, environment, self.job.format);
+                let combiner =
+                    streaming::Combiner::new(command, environment, self.job.format, self.pulse);
                 Box::new(combiner) as Box<dyn Reduce>
             })),
         }
@@ -126,7 +133,7 @@ impl Task<'_> {
             &job.partitioner,
             self.make_combine()?,
             memory,
-            &self.layout.file(self.attempt),
+            &self.station.file(self.attempt),
             self.pulse,
         );
         let mut map = self.make_map(split)?;
@@ -161,10 +168,10 @@ impl Task<'_> {
         Ok(counters)
     }
 
-    fn run_reduce(&self, inputs: &[AttemptId]) -> Result<Counters> {
+    fn run_reduce(&self, inputs: &[Input]) -> Result<Counters> {
         let mut counters = Counters::new();
         let mut merge = self.open_inputs(inputs)?;
-        let mut output = OutputFile::create(self.layout.file(self.attempt))?;
+        let mut output = OutputFile::create(self.station.file(self.attempt))?;
         let mut reduce = self.make_reduce()?;
         let mut out = Emit {
             sink: &mut output,
@@ -181,22 +188,16 @@ impl Task<'_> {
     /// One merge of everything that the maps have for this partition. Segments that are too many for the
     /// memory are merged into fewer, larger ones first, in their order, so that equal keys keep theirs; and
     /// as soon as they are too many, so that no more files are open than are merged.
-    fn open_inputs(&self, inputs: &[AttemptId]) -> Result<Merge> {
+    fn open_inputs(&self, inputs: &[Input]) -> Result<Merge> {
         let partition = self.attempt.task.index;
         let fan_in = (self.job.memory_bytes as usize / 2 / SEGMENT_BYTES).clamp(2, FAN_IN_MAX);
         let mut sources = Vec::new();
         let mut merged = None;
+        let mut fetcher = Fetcher::new(self.station, self.attempt);
         for input in inputs {
-            let run =
-                RunFile::open(&self.layout.file(*input)).map_err(|reason| Error::InputLost {
-                    input: *input,
-                    reason,
-                })?;
-            let owner = Some(*input);
-            sources.extend(
-                run.segments(partition)
-                    .map(|reader| Source { reader, owner }),
-            );
+            let owner = Some(input.attempt);
+            let readers = self.readers(input, partition, &mut fetcher)?;
+            sources.extend(readers.into_iter().map(|reader| Source { reader, owner }));
             while sources.len() > fan_in {
                 let rest = sources.split_off(fan_in);
                 let group = std::mem::replace(&mut sources, rest);
@@ -225,12 +226,31 @@ impl Task<'_> {
         Merge::new(sources)
     }
 
+    /// What one map has for a partition: as it lies, or fetched from where it is served.
+    fn readers(
+        &self,
+        input: &Input,
+        partition: u32,
+        fetcher: &mut Fetcher<'_>,
+    ) -> Result<Vec<SegmentReader>> {
+        if !self.station.is_elsewhere(&input.place) {
+            return match RunFile::open(&self.station.file(input.attempt)) {
+                Ok(run) => Ok(run.segments(partition).collect()),
+                Err(reason) => Err(Error::InputLost {
+                    input: input.attempt,
+                    reason,
+                    unreachable: false,
+                }),
+            };
+        }
+        fetcher.fetch(input, partition, self.pulse)
+    }
+
     /// A run file of this attempt for one round of merging.
     fn scratch(&self, round: u32) -> Result<(PathBuf, RunWriter)> {
         let path = self
-            .layout
-            .file(self.attempt)
-            .with_extension(format!("merge-{round}"));
+            .station
+            .scratch(self.attempt, &format!("merge-{round}"));
         let writer = RunWriter::create(&path, 1)?;
         Ok((path, writer))
     }

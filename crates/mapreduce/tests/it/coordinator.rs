@@ -204,6 +204,7 @@ fn a_lost_map_output_is_made_again_without_blame_for_the_reduce() {
         attempt: reduce,
         input: map,
         error,
+        unreachable: false,
     };
     let effects = desk.step(lost);
     assert!(effects.iter().any(|effect| {
@@ -224,6 +225,7 @@ fn the_next_life_repeats_what_was_decided_and_does_only_the_rest() {
     let committed = |task, number| Record::Committed {
         attempt: attempt(task, number),
         counters: Counters::new(),
+        place: String::new(),
     };
     let records = [
         Record::Epoch(1),
@@ -242,4 +244,62 @@ fn the_next_life_repeats_what_was_decided_and_does_only_the_rest() {
         Some(TaskId::reduce(1)),
         "{effects:?}"
     );
+}
+
+#[test]
+fn a_refused_record_ends_the_coordinator_and_nothing_rests_on_it() {
+    let (mut desk, _) = Desk::new((1, 1), &[]);
+    let map = desk.ask(ONE).expect("a map");
+    desk.done(ONE, map);
+    desk.ask(ONE);
+    let reduce = assigned(&desk.durable()).expect("the reduce");
+    desk.done(ONE, reduce);
+    let effects = desk.step(Event::Deposed);
+    assert_eq!(effects, [Effect::End(Outcome::Deposed)]);
+    assert_eq!(desk.durable(), [], "it does nothing any more");
+    assert_eq!(desk.ask(TWO), None);
+}
+
+#[test]
+fn a_worker_that_cannot_be_reached_takes_all_that_it_keeps_along() {
+    let (mut desk, _) = Desk::new((3, 1), &[]);
+    for (worker, place) in [(ONE, "one"), (TWO, "two")] {
+        let place = place.to_owned();
+        assert_eq!(desk.step(Event::Serves { worker, place }), []);
+    }
+    let maps = [ONE, TWO, ONE].map(|worker| {
+        let map = desk.ask(worker).expect("a map");
+        desk.done(worker, map);
+        desk.durable();
+        map
+    });
+    let places = maps.map(|map| desk.coordinator.place_of(map).map(str::to_owned));
+    assert_eq!(
+        places.each_ref().map(Option::as_deref),
+        [Some("one"), Some("two"), Some("one")]
+    );
+    let reduce = desk.ask(TWO).expect("the reduce");
+    assert_eq!(reduce.task, TaskId::reduce(0));
+    let why = "killed".to_owned();
+    desk.step(Event::Gone { worker: ONE, why });
+    let effects = desk.step(Event::InputLost {
+        worker: TWO,
+        attempt: reduce,
+        input: maps[2],
+        error: "no connection".to_owned(),
+        unreachable: true,
+    });
+    let lost: Vec<AttemptId> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Record {
+                record: Record::Lost(id),
+                ..
+            } => Some(*id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lost, [maps[0], maps[2]]);
+    assert_eq!(desk.coordinator.place_of(maps[0]), None);
+    assert_eq!(desk.coordinator.place_of(maps[1]), Some("two"));
 }

@@ -10,7 +10,7 @@ const SEEDS: u64 = 600;
 #[test]
 fn whatever_happens_the_output_is_the_same() {
     let (mut crashes, mut deaths, mut losses, mut repeats, mut refused) = (0, 0, 0, 0, 0);
-    let mut backups = 0;
+    let (mut backups, mut deposed) = (0, 0);
     for seed in 1..=SEEDS {
         let mut world = World::new(seed, Planted::default());
         if let Err(reason) = world.run() {
@@ -22,6 +22,7 @@ fn whatever_happens_the_output_is_the_same() {
         repeats += world.repeats;
         refused += world.refused;
         backups += world.backups();
+        deposed += world.deposed;
     }
     // What never came to pass was not tested.
     for (what, count) in [
@@ -31,6 +32,7 @@ fn whatever_happens_the_output_is_the_same() {
         ("reports said twice", repeats),
         ("late reports refused", refused),
         ("backup attempts", backups),
+        ("coordinators that were replaced and lived", deposed),
     ] {
         assert!(count > SEEDS / 10, "only {count} {what}");
     }

@@ -13,6 +13,7 @@ use crate::config::Member;
 use crate::event::Door;
 use crate::group::batch::ReplyTo;
 use crate::group::waits::Wait;
+use crate::manager::MANAGER;
 use crate::node::Node;
 
 /// Runs such a command.
@@ -246,8 +247,7 @@ fn role(node: &Node, client: &mut Client, seq: u32) {
         return;
     }
     let led = node
-        .groups
-        .iter()
+        .shards()
         .find(|group| group.leading())
         .map(|group| group.status());
     let members = &node.shared.config.members;
@@ -300,7 +300,7 @@ fn wait(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
     let now_tick = node.shared.now_tick;
     let until_tick = (timeout_ms > 0).then(|| now_tick + ticks);
     let mut led: Vec<_> = (node.groups.iter_mut())
-        .filter(|group| group.leading())
+        .filter(|group| group.leading() && group.id != MANAGER)
         .map(|group| (client.last_write(group.id), group))
         .collect();
     // Those that it wrote to; one that it did not write to says how many follow it.

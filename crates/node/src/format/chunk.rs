@@ -23,7 +23,8 @@
 //!
 //! | kind | item | fields |
 //! |---|---|---|
-//! | 1 | header | group 8, index 8, term 8, membership, moves as in `moves` |
+//! | 1 | header | group 8, index 8, term 8, membership, order 8, refused 1, moves as in `moves`, block: the
+//! | | | shard manager as in the `cluster` crate, empty in all groups but its own |
 //! | 2 | meta | clock 8, level 4, next session, count (varints), per end: end 8, count varint; count |
 //! | | | (varint) of runs of served slots, per run: first 2, last 2 |
 //! | 3 | slot | slot 2, version, last removal, sessions, keys (varints), hash 8 |
@@ -54,10 +55,12 @@ use kvorum_kv::{
 };
 use kvorum_raft::Membership;
 
+use super::entry::{put_taken, read_taken};
 use super::membership::{put_membership, read_membership};
 use super::moves::{put_moves, read_moves};
 use super::{put_slots, read_slots};
 use crate::moves::state::Moves;
+use crate::replicas::Taken;
 
 const MAGIC: &[u8; 4] = b"KVSN";
 const VERSION: u8 = 1;
@@ -80,8 +83,12 @@ pub struct SnapshotHeader {
     pub term: Term,
     /// The members as of `index`, not as last appended.
     pub membership: Arc<Membership>,
+    /// The order that the group took or refused last.
+    pub taken: Taken,
     /// What was decided about moves of slots.
     pub moves: Arc<Moves>,
+    /// The shard manager's state, in its own group.
+    pub manager: Option<Arc<kvorum_cluster::State>>,
 }
 
 /// Why pieces are not a snapshot.
@@ -255,14 +262,19 @@ fn put_header(out: &mut Vec<u8>, header: &SnapshotHeader) {
         index,
         term,
         membership,
+        taken,
         moves,
+        manager,
     } = header;
     out.push(1);
     for number in [group.0, index.0, term.0] {
         out.extend_from_slice(&number.to_le_bytes());
     }
     put_membership(out, membership);
+    put_taken(out, *taken);
     put_moves(out, moves);
+    let manager = manager.as_ref().map(|manager| manager.encode());
+    put_block(out, &manager.unwrap_or_default());
 }
 
 /// Appends an item. Every item and every field is taken apart by name, so that a new one cannot be
@@ -639,7 +651,12 @@ fn read_header(reader: &mut Reader<'_>) -> Result<SnapshotHeader, Malformed> {
         index: super::read_index(reader)?,
         term: super::read_term(reader)?,
         membership: Arc::new(read_membership(reader)?),
+        taken: read_taken(reader)?,
         moves: Arc::new(read_moves(reader)?),
+        manager: match reader.block("shard manager")? {
+            [] => None,
+            bytes => Some(Arc::new(kvorum_cluster::State::decode(bytes)?)),
+        },
     })
 }
 

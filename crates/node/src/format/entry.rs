@@ -23,6 +23,8 @@
 //! | 4 | checkpoint: every replica notes the hash of its state here | - |
 //! | 5 | level: what later entries mean is decided by this feature level | 2 bytes |
 //! | 6 | move: of slots, to or from this group | as in `moves` |
+//! | 7 | request to the shard manager, in its own group only | as in the `cluster` crate |
+//! | 8 | order: the group takes an order to change its members, or refuses it | number 8, refused 1 |
 //!
 //! The format has no version of its own: its carriers (log, peer frame) have. A new kind may be
 //! proposed only at a feature level that all replicas of the group understand.
@@ -34,10 +36,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvorum_base::crc::{crc32c, crc32c_from};
 use kvorum_base::{Index, Malformed, Reader, Term, UnixMillis};
+use kvorum_cluster::{OrderNumber, Request};
 use kvorum_raft::{Entry, Payload};
 
 use super::membership::{put_membership, read_membership};
 use super::moves::{self, MoveEntry};
+use crate::replicas::Taken;
 
 /// The bytes before the payload.
 pub const HEADER_BYTES: usize = 33;
@@ -53,6 +57,8 @@ const MEMBERSHIP: u8 = 3;
 const CHECKPOINT: u8 = 4;
 const LEVEL: u8 = 5;
 const MOVE: u8 = 6;
+const MANAGER: u8 = 7;
+const ORDER: u8 = 8;
 
 /// A batch of commands that becomes one entry. The header is left open until the place in the log is
 /// known.
@@ -175,6 +181,38 @@ pub fn encode_move(term: Term, index: Index, clock: UnixMillis, entry: &MoveEntr
     seal(bytes, term, index, clock, MOVE)
 }
 
+/// An entry that takes an order, or refuses it.
+#[must_use]
+pub fn encode_order(term: Term, index: Index, clock: UnixMillis, taken: Taken) -> Bytes {
+    let mut bytes = vec![0; HEADER_BYTES];
+    put_taken(&mut bytes, taken);
+    seal(bytes, term, index, clock, ORDER)
+}
+
+/// Appends the order that a group took or refused last: number 8, refused 1.
+pub(crate) fn put_taken(out: &mut Vec<u8>, taken: Taken) {
+    out.extend_from_slice(&taken.order.get().to_le_bytes());
+    out.push(u8::from(taken.refused));
+}
+
+pub(crate) fn read_taken(reader: &mut Reader<'_>) -> Result<Taken, Malformed> {
+    let order = OrderNumber(reader.u64("order")?);
+    let refused = match reader.u8("refused")? {
+        0 => false,
+        1 => true,
+        _ => return Err(reader.malformed("refused")),
+    };
+    Ok(Taken { order, refused })
+}
+
+/// A request to the shard manager.
+#[must_use]
+pub fn encode_request(term: Term, index: Index, clock: UnixMillis, request: &Request) -> Bytes {
+    let mut bytes = vec![0; HEADER_BYTES];
+    bytes.extend_from_slice(&request.encode());
+    seal(bytes, term, index, clock, MANAGER)
+}
+
 /// An entry that consensus makes by itself. It says nothing about time.
 ///
 /// # Panics
@@ -267,6 +305,14 @@ pub fn decode(data: Bytes) -> Result<Entry, Malformed> {
             moves::read_entry(&mut reader)?;
             Payload::Command
         }
+        ORDER => {
+            read_taken(&mut reader)?;
+            Payload::Command
+        }
+        MANAGER => {
+            Request::decode(reader.take(reader.remaining(), "request")?)?;
+            Payload::Command
+        }
         _ => return Err(reader.malformed("entry kind")),
     };
     reader.end("entry payload")?;
@@ -293,6 +339,10 @@ pub enum Content<'a> {
     Level(u16),
     /// A step of a move of slots.
     Move(MoveEntry<'a>),
+    /// An order to change the members is taken, or refused.
+    Order(Taken),
+    /// A request to the shard manager.
+    Request(Box<Request>),
 }
 
 /// What this entry says. The entry was checked when it was decoded, or made here.
@@ -313,6 +363,14 @@ pub fn content(entry: &Entry) -> Content<'_> {
         MOVE => {
             let entry = moves::read_entry(&mut Reader::new(payload));
             Content::Move(entry.expect("a move's entry was read when it was decoded"))
+        }
+        ORDER => {
+            let taken = read_taken(&mut Reader::new(payload));
+            Content::Order(taken.expect("an order was read when it was decoded"))
+        }
+        MANAGER => {
+            let request = Request::decode(payload);
+            Content::Request(Box::new(request.expect("read when it was decoded")))
         }
         kind => panic!("an entry of kind {kind} was let in"),
     }
@@ -395,6 +453,10 @@ pub fn fuzz(bytes: &[u8]) {
         Content::Checkpoint => encode_checkpoint(entry.term, entry.index, clock(&entry)),
         Content::Level(level) => encode_level(entry.term, entry.index, clock(&entry), level),
         Content::Move(step) => encode_move(entry.term, entry.index, clock(&entry), &step),
+        Content::Order(taken) => encode_order(entry.term, entry.index, clock(&entry), taken),
+        Content::Request(request) => {
+            encode_request(entry.term, entry.index, clock(&entry), &request)
+        }
         Content::Empty | Content::Membership => {
             encode_raft(entry.term, entry.index, &entry.payload)
         }

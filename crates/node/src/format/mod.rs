@@ -5,6 +5,7 @@
 //! - [`wal`]: the records of the write-ahead log (the batches that carry them are `log::frame`'s);
 //! - [`peer`]: what nodes say to each other;
 //! - [`chunk`]: a group's whole state, piece by piece;
+//! - [`manager`]: what nodes and the shard manager say to each other;
 //! - [`delta`]: one thing that changed in a slot that moves to another group;
 //! - [`membership`]: who takes part in a group, a part of several of the above.
 //!
@@ -21,6 +22,7 @@
 pub mod chunk;
 pub mod delta;
 pub mod entry;
+pub mod manager;
 pub mod membership;
 pub mod moves;
 pub mod peer;

@@ -26,6 +26,7 @@
 //! | 8 | move | as in `moves` |
 //! | 9 | asked | group, replica, incarnation 8, number, wish (1 byte: 0 a read index, 1 the leadership) |
 //! | 10 | read index | group, replica, incarnation 8, number, index |
+//! | 11 | manager | as in `manager` |
 //!
 //! | body kind | | |
 //! |---|---|---|
@@ -56,6 +57,7 @@ use kvorum_base::{GroupId, Index, Malformed, Reader, ReplicaId, Term, UnixMillis
 use kvorum_raft::{AppendOutcome, Body, Chunk, Entry, Message, SnapshotId};
 
 use super::entry;
+use super::manager::{self, ManagerMessage};
 use super::membership::{membership_len, put_membership, read_membership};
 use super::moves::{self, MoveMessage};
 
@@ -149,6 +151,8 @@ pub enum PeerMessage {
     Asked(Ask, Wish),
     /// To [`Wish::ReadIndex`]: all that was committed when it came is at or below this index.
     ReadIndex(Ask, Index),
+    /// To the shard manager's primary, or from it.
+    Manager(ManagerMessage),
 }
 
 /// Names what a replica asked, in the question and in the answer.
@@ -186,6 +190,7 @@ pub fn bytes(message: &PeerMessage) -> usize {
     let message = match message {
         PeerMessage::Raft { message, .. } => message,
         PeerMessage::Move(message) => return moves::message_bytes(message),
+        PeerMessage::Manager(message) => return manager::message_bytes(message),
         _ => return NUMBERS_BYTES,
     };
     let more = match &message.body {
@@ -288,6 +293,10 @@ fn put_message(head: &mut Vec<u8>, body: &mut Vec<Bytes>, message: &PeerMessage)
             head.push(10);
             put_ask(head, ask);
             put_varint(head, index.0);
+        }
+        PeerMessage::Manager(message) => {
+            head.push(11);
+            manager::put_message(head, message);
         }
     }
 }
@@ -496,6 +505,7 @@ fn read_message(head: &mut Reader<'_>, body: &mut FrameBody<'_>) -> Result<PeerM
         8 => PeerMessage::Move(moves::read_message(head)?),
         9 => PeerMessage::Asked(read_ask(head)?, read_wish(head)?),
         10 => PeerMessage::ReadIndex(read_ask(head)?, index(head)?),
+        11 => PeerMessage::Manager(manager::read_message(head)?),
         _ => return Err(head.malformed("message kind")),
     })
 }

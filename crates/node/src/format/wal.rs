@@ -9,8 +9,8 @@
 //! | 0 | 4 | length | of what follows the checksum: 17 and the payload |
 //! | 4 | 4 | checksum | CRC32C, seeded with where the record stands; over the length, then what follows |
 //! | 8 | 1 | kind | |
-//! | 9 | 8 | group | 0 in a head |
-//! | 17 | 8 | sequence | of the group's records, from 1; a checkpoint repeats the last one's; 0 in a head |
+//! | 9 | 8 | group | 0 where no group is meant |
+//! | 17 | 8 | sequence | of the group's records, from 1; a checkpoint repeats the last one's; else 0 |
 //! | 25 | - | payload | |
 //!
 //! | kind | | payload |
@@ -25,6 +25,7 @@
 //! | 8 | commit: what can be applied at once after a restart | index 8 |
 //! | 9 | created: a group's first record | replica 8, membership |
 //! | 10 | removed: this group's replica is gone for good | - |
+//! | 11 | orders: of those to this node, all up to this one are carried out or refused | number 8 |
 //!
 //! A state is replica 8, hard state 16, snapshot 24, last index 8, commit 8, membership (as in
 //! `membership`). A snapshot is number 8, index 8, term 8. An entry is as in `entry`, with its own
@@ -42,6 +43,10 @@
 //!
 //! *A checkpoint opens every segment*, for every group, since no snapshot file holds a vote: without
 //! it, freeing the segment with an idle group's last vote would let it vote twice in one term.
+//!
+//! *Orders are remembered by one number.* A replica that was deleted must never be made again, whoever
+//! repeats the old order. Orders come in the order of their numbers, so that the highest one says it of
+//! all; it stands again behind the checkpoints of every segment.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,6 +54,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvorum_base::crc::{crc32c, crc32c_from};
 use kvorum_base::{GroupId, Index, Malformed, Reader, ReplicaId, Term};
+use kvorum_cluster::OrderNumber;
 use kvorum_raft::{Entry, HardState, Membership};
 
 use super::entry;
@@ -149,6 +155,8 @@ pub enum Record {
     },
     /// The group is not on this node any more.
     Removed,
+    /// Every order to this node up to this one is carried out, or refused for good.
+    Orders(OrderNumber),
 }
 
 impl Record {
@@ -164,7 +172,14 @@ impl Record {
             Self::Commit(_) => 8,
             Self::Created { .. } => 9,
             Self::Removed => 10,
+            Self::Orders(_) => 11,
         }
+    }
+
+    /// Whether it is the node's, and no group's.
+    #[must_use]
+    pub fn is_of_node(&self) -> bool {
+        matches!(self, Self::Head { .. } | Self::Orders(_))
     }
 
     /// How many bytes the record takes in a batch.
@@ -182,7 +197,7 @@ impl Record {
                 checkpoint,
                 entries,
             } => checkpoint.encoded_len() + entries_len(entries),
-            Self::Commit(_) => 8,
+            Self::Commit(_) | Self::Orders(_) => 8,
             Self::Created { membership, .. } => 8 + membership_len(membership),
             Self::Removed => 0,
         };
@@ -223,6 +238,7 @@ impl Record {
                 put_membership(out, membership);
             }
             Self::Commit(index) => out.extend_from_slice(&index.get().to_le_bytes()),
+            Self::Orders(upto) => out.extend_from_slice(&upto.get().to_le_bytes()),
             Self::Created {
                 replica,
                 membership,
@@ -348,9 +364,9 @@ pub fn encode(
 /// A record with its place in its group's stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placed {
-    /// The group; 0 in a head, which is no group's.
+    /// The group; 0 in a head and in orders, which are no group's.
     pub group: GroupId,
-    /// The number among the group's records; 0 in a head.
+    /// The number among the group's records; 0 in those that are no group's.
     pub sequence: u64,
     /// What it says.
     pub record: Record,
@@ -381,8 +397,8 @@ pub fn decode(content: &Bytes, at: usize, seed: u32) -> Result<(Placed, usize), 
     let sequence = body.u64("group sequence")?;
     let record = read_payload(kind, &mut body, content)?;
     body.end("record")?;
-    let is_head = matches!(record, Record::Head { .. });
-    if is_head != (sequence == 0) || (is_head && group != GroupId(0)) {
+    let is_nodes = record.is_of_node();
+    if is_nodes != (sequence == 0) || (is_nodes && group != GroupId(0)) {
         return Err(body.malformed("group sequence"));
     }
     let placed = Placed {
@@ -435,6 +451,7 @@ fn read_payload(kind: u8, reader: &mut Reader<'_>, content: &Bytes) -> Result<Re
             membership: Arc::new(read_base_membership(reader)?),
         },
         10 => Record::Removed,
+        11 => Record::Orders(OrderNumber(reader.u64("order")?)),
         _ => return Err(reader.malformed("record kind")),
     })
 }
@@ -521,7 +538,7 @@ impl fmt::Display for SnapshotRef {
 /// As operators see it in a dump: one line, without the entries' contents.
 impl fmt::Display for Placed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !matches!(self.record, Record::Head { .. }) {
+        if !self.record.is_of_node() {
             write!(f, "group {} #{} ", self.group, self.sequence)?;
         }
         self.record.fmt(f)
@@ -560,6 +577,7 @@ impl fmt::Display for Record {
                 membership.voters
             ),
             Self::Removed => write!(f, "removed"),
+            Self::Orders(upto) => write!(f, "orders up to {upto}"),
         }
     }
 }

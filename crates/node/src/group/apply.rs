@@ -9,6 +9,7 @@ use std::sync::Arc;
 use kvorum_base::crc::crc32c;
 use kvorum_base::slot::slot_of;
 use kvorum_base::{Bug, Index, ReplicaId, Slot, Term};
+use kvorum_cluster::Request;
 use kvorum_kv::{Command, Keyspace, Spec, WARM_KEYS_MAX};
 use kvorum_raft::{Entry, Membership, Payload};
 use kvorum_resp::{Args, Replies};
@@ -19,10 +20,11 @@ use super::checkpoint::Verdict;
 use crate::clients::face;
 use crate::clients::gate::MOVING;
 use crate::effect::Level;
-use crate::format::entry::{self, Content};
+use crate::format::entry::{self, Content, put_taken};
 use crate::format::moves::{MoveEntry, put_moves};
 use crate::limits::EXPIRED_PER_ENTRY;
 use crate::moves::state::{Moves, Whereabouts};
+use crate::replicas::Taken;
 use crate::shared::Shared;
 
 /// The replicated state of a group at one applied index. Everything in it is in every snapshot.
@@ -38,8 +40,12 @@ pub(crate) struct State {
     pub(crate) applied_term: Term,
     /// The members as of the applied index, not as of the end of the log.
     pub(crate) membership: Arc<Membership>,
+    /// The order to change the members that was taken or refused last.
+    pub(crate) taken: Taken,
     /// What was decided about moves of slots.
     pub(crate) moves: Arc<Moves>,
+    /// The shard manager, in its own group.
+    pub(crate) manager: Option<Arc<kvorum_cluster::State>>,
 }
 
 impl State {
@@ -64,8 +70,13 @@ impl State {
     pub(crate) fn hash(&self) -> u64 {
         let mut moves = Vec::new();
         put_moves(&mut moves, &self.moves);
+        put_taken(&mut moves, self.taken);
         let moves = u64::from(crc32c(&moves)) << 32;
-        self.keyspace.state_hash().wrapping_add(moves)
+        let manager = self.manager.as_ref().map_or(0, |manager| manager.hash());
+        self.keyspace
+            .state_hash()
+            .wrapping_add(moves)
+            .wrapping_add(manager)
     }
 }
 
@@ -132,6 +143,14 @@ impl Group {
                     Content::Checkpoint => self.note_checkpoint(entry.index, shared),
                     Content::Level(level) => state.keyspace.raise_level(u32::from(level)),
                     Content::Move(step) => self.apply_move(entry.term, step, shared),
+                    Content::Order(taken) => {
+                        shared.counters.orders_refused += u64::from(taken.refused);
+                        state.taken.apply(taken);
+                    }
+                    Content::Request(request) => {
+                        apply_request(state, entry.term, &request, shared);
+                        self.unchanged = false;
+                    }
                     Content::Empty | Content::Membership => {}
                 }
             }
@@ -204,6 +223,8 @@ impl Group {
         if self.raft.membership().is_voter(replica) {
             self.checkpoints.report(index, replica, hash);
             self.judge_checkpoint(index, shared);
+        } else {
+            self.learner_reported(index, replica, hash, shared);
         }
     }
 
@@ -244,6 +265,15 @@ impl Group {
             }
         }
     }
+}
+
+/// A request to the shard manager. In the log of any other group there is none.
+fn apply_request(state: &mut State, term: Term, request: &Request, shared: &mut Shared) {
+    let Some(manager) = &mut state.manager else {
+        return;
+    };
+    let reply = Arc::make_mut(manager).apply(state.applied, request);
+    shared.manager.asks.applied(state.applied, term, reply);
 }
 
 pub(crate) fn run_commands(

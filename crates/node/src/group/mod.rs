@@ -22,6 +22,7 @@ pub(crate) mod reads;
 pub mod snapshot;
 pub(crate) mod waits;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvorum_base::{Bug, ConnId, GroupId, Index, NodeId, ReplicaId, SlotSet, Term};
@@ -30,10 +31,11 @@ use kvorum_raft::{self as raft, Entry, Persist, Raft, RoleName};
 use kvorum_resp::Args;
 
 use crate::clients::waiting::Held;
-use crate::config::{Config, GroupSpec};
+use crate::config::Config;
 use crate::effect::{Effect, Level};
 use crate::limits::APPLY_BYTES_PER_TURN;
 use crate::moves::driver::Driver;
+use crate::replicas::members::Changing;
 use crate::shared::Shared;
 use crate::status::{FollowerStatus, GroupStatus};
 
@@ -64,10 +66,17 @@ pub(crate) struct Group {
     /// What it asks its primary while it follows.
     asking: Asking,
     pub(crate) waits: Vec<Wait>,
-    checkpoints: Checkpoints,
+    pub(crate) checkpoints: Checkpoints,
     snapshots: Snapshots,
     /// What it does for moves while it leads.
     pub(crate) driver: Driver,
+    /// What it does for orders to change its members while it leads.
+    pub(crate) changing: Changing,
+    /// Where replicas live that wrote to this one and are no members as far as its log knows: its log may
+    /// be behind, or know nothing yet, and they wait for answers.
+    strangers: BTreeMap<ReplicaId, NodeId>,
+    /// Whether the shard manager knows of this replica. If not it was let go, or its group is gone.
+    is_wanted: bool,
     /// The last node heard to lead, for redirects; never used for a decision.
     pub(crate) primary_hint: Option<NodeId>,
     next_checkpoint_tick: u64,
@@ -106,7 +115,9 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) fn new(
-        spec: &GroupSpec,
+        id: GroupId,
+        slots: Arc<SlotSet>,
+        preferred: Option<NodeId>,
         raft: Raft,
         state: Option<State>,
         batch_bytes: usize,
@@ -115,10 +126,10 @@ impl Group {
         let held = raft.entries(raft.base_index().next()..=last_recorded);
         let cached_bytes = held.map(|entry| entry.data.len() as u64).sum();
         Self {
-            id: spec.group,
+            id,
             replica: raft.id(),
-            slots: Arc::clone(&spec.slots),
-            preferred: spec.preferred,
+            slots,
+            preferred,
             raft,
             state,
             batches: Batches::new(batch_bytes),
@@ -128,6 +139,9 @@ impl Group {
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::default(),
             driver: Driver::default(),
+            changing: Changing::default(),
+            strangers: BTreeMap::new(),
+            is_wanted: true,
             primary_hint: None,
             next_checkpoint_tick: 0,
             clock_tick: 0,
@@ -163,8 +177,58 @@ impl Group {
 
     /// The node of the leader of the present term, if known.
     pub(crate) fn primary(&self) -> Option<NodeId> {
-        let leader = self.raft.leader()?;
-        self.raft.membership().nodes.get(&leader).copied()
+        self.node_of(self.raft.leader()?)
+    }
+
+    /// Where a replica lives, as far as known.
+    pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        let members = &self.raft.membership().nodes;
+        let known = members.get(&replica).or(self.strangers.get(&replica));
+        known.copied()
+    }
+
+    /// A replica on this node wrote to this one. Returns whether that can be.
+    pub(crate) fn hears_from(&mut self, replica: ReplicaId, node: NodeId) -> bool {
+        /// Others than the newest are not answered; they ask again.
+        const STRANGERS_MAX: usize = 16;
+        if let Some(lives) = self.raft.membership().nodes.get(&replica) {
+            return *lives == node;
+        }
+        if self.strangers.len() >= STRANGERS_MAX {
+            self.strangers.pop_first();
+        }
+        self.strangers.insert(replica, node);
+        true
+    }
+
+    /// Where the primary should be when all are well, as the shard manager has it.
+    pub(crate) fn set_preferred(&mut self, node: Option<NodeId>) {
+        self.preferred = node;
+    }
+
+    /// Whether the shard manager knows of this replica. One that was let go may not have heard of it, and
+    /// must not stand for election time and again; it is deleted when that is ordered.
+    pub(crate) fn set_wanted(&mut self, is_wanted: bool) {
+        self.is_wanted = is_wanted;
+    }
+
+    /// It is being deleted: whoever waits here is answered or tries elsewhere.
+    pub(crate) fn dismiss(&mut self, shared: &mut Shared) {
+        let unknown = self.batches.take_all_pending();
+        self.answer_unknown(&unknown, shared);
+        self.refuse_unproposed(shared);
+        self.void_reads(shared);
+        for read in self.reads.take_overdue(u64::MAX) {
+            answer_unread(read, shared);
+            shared.table.read_ended(read.conn);
+        }
+        for wait in self.waits.drain(..) {
+            shared
+                .table
+                .answer(wait.reply_to, |replies| replies.integer(0));
+        }
+        shared.primaries.remove(&self.id);
+        shared.roles_changed = true;
     }
 
     /// Whether this node's wall clock is near enough to the median to lead by it.
@@ -200,12 +264,13 @@ impl Group {
         let leaderless = self
             .leaderless_since_tick
             .is_some_and(|since| now_tick >= since + patience_ticks);
-        self.state.is_some() && !self.retired && self.disk_fit && (self.clock_fit || leaderless)
+        let may = self.state.is_some() && !self.retired && self.is_wanted;
+        may && self.disk_fit && (self.clock_fit || leaderless)
     }
 
     pub(super) fn update_can_campaign(&mut self) {
         self.raft
-            .set_can_campaign(self.state.is_some() && !self.retired);
+            .set_can_campaign(self.state.is_some() && !self.retired && self.is_wanted);
     }
 
     /// Leads only while it should: else hands over, again and again until somebody takes it.
@@ -263,6 +328,7 @@ impl Group {
         self.propose_clock(shared);
         self.propose_checkpoint(shared);
         self.propose_level(shared);
+        self.drive_orders(shared);
         self.maybe_ask_for_state(shared);
         if let Some(state) = &mut self.state {
             state.keyspace.free_garbage();
@@ -320,8 +386,8 @@ impl Group {
         match effect {
             raft::Effect::Persist { seq, what } => self.persist(seq, what, shared),
             raft::Effect::Send { to, message } => {
-                if let Some(node) = self.raft.membership().nodes.get(&to) {
-                    shared.peers.send(*node, self.id, self.replica, to, message);
+                if let Some(node) = self.node_of(to) {
+                    shared.peers.send(node, self.id, self.replica, to, message);
                 }
             }
             raft::Effect::ReadConfirmed { number, index } => {
@@ -386,7 +452,7 @@ impl Group {
         leading: bool,
         shared: &mut Shared,
     ) {
-        let node = leader.and_then(|replica| self.raft.membership().nodes.get(&replica).copied());
+        let node = leader.and_then(|replica| self.node_of(replica));
         match node {
             Some(primary) => {
                 self.primary_hint = node;
@@ -407,6 +473,7 @@ impl Group {
         self.driver.clear();
         // Whoever was asked about them leads no more, or is no more asked by this replica.
         self.void_reads(shared);
+        self.changing = Changing::default();
         if !leading && shared.config.planted.has(Bug::DeposedRedirects) {
             let pending = self.batches.take_all_pending();
             self.refuse(&pending, shared);

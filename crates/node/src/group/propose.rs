@@ -1,13 +1,14 @@
 //! What a primary appends, and when: batches of writes, clock advances, checkpoints.
 
 use kvorum_base::{Index, UnixMillis};
+use kvorum_cluster::Request;
 use kvorum_raft::ProposeRefused;
 
 use super::Group;
 use super::batch::ReplyTo;
 use crate::clients::face;
 use crate::clients::gate::BUSY;
-use crate::format::entry::{EntryBuilder, encode_checkpoint, encode_level};
+use crate::format::entry::{EntryBuilder, encode_checkpoint, encode_level, encode_request};
 use crate::peers::LEVEL_MAX;
 use crate::shared::Shared;
 
@@ -42,6 +43,17 @@ impl Group {
         let clock = self.entry_clock(shared);
         self.raft
             .propose(builder.seal(self.raft.term(), self.raft.next_index(), clock))
+    }
+
+    /// Proposes a request to the shard manager; `None` if it was not taken, and never will be.
+    pub(crate) fn propose_request(&mut self, request: &Request, shared: &Shared) -> Option<Index> {
+        if !shared.log.writable() {
+            return None;
+        }
+        let clock = self.entry_clock(shared);
+        let (term, index) = (self.raft.term(), self.raft.next_index());
+        let data = encode_request(term, index, clock, request);
+        self.raft.propose(data).ok()
     }
 
     /// The clock of the next entry: the median of the voters' clocks; zero, which moves nothing,
@@ -113,7 +125,7 @@ impl Group {
     }
 
     /// Refuses everything that was never proposed.
-    pub(super) fn refuse_unproposed(&mut self, shared: &mut Shared) {
+    pub(crate) fn refuse_unproposed(&mut self, shared: &mut Shared) {
         while let Some(batch) = self.batches.take_unproposed() {
             self.refuse(&batch.replies, shared);
             self.batches.recycle(batch.replies);

@@ -472,14 +472,18 @@ impl From<Loaded> for State {
             index,
             term,
             membership,
+            taken,
             moves,
+            manager,
         } = loaded.header;
         Self {
             keyspace: loaded.keyspace,
             applied: index,
             applied_term: term,
             membership,
+            taken,
             moves,
+            manager,
         }
     }
 }
@@ -490,7 +494,9 @@ fn header_of(group: GroupId, state: &State) -> SnapshotHeader {
         index: state.applied,
         term: state.applied_term,
         membership: Arc::clone(&state.membership),
+        taken: state.taken,
         moves: Arc::clone(&state.moves),
+        manager: state.manager.clone(),
     }
 }
 
@@ -561,6 +567,15 @@ impl Group {
                 number,
             });
         }
+    }
+
+    /// The numbers of all files that it leaves behind, once it is deleted. One that is being written is
+    /// dropped when it is reported.
+    pub(crate) fn take_files(&mut self) -> Vec<u64> {
+        let waiting = self.snapshots.take_waiting();
+        let mut files = std::mem::take(&mut self.snapshots.files);
+        files.extend(waiting);
+        files
     }
 
     /// The entries of a range, if all are in memory and small enough to be carried.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use kvorum_base::{GroupId, Index, ReplicaId};
+use kvorum_cluster::OrderNumber;
 use kvorum_raft::{Entry, HardState, Membership};
 
 use super::SegmentId;
@@ -244,6 +245,8 @@ impl GroupMirror {
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Mirror {
     pub(crate) groups: BTreeMap<GroupId, GroupMirror>,
+    /// The highest order to this node that is over.
+    pub(crate) orders: OrderNumber,
     /// Checkpoints are not compared: two planted bugs write wrong ones, which must do their harm.
     pub(crate) lenient: bool,
 }
@@ -264,8 +267,13 @@ impl Mirror {
             sequence,
             record,
         } = placed;
-        if let Record::Head { .. } = record {
-            return Ok(());
+        match record {
+            Record::Head { .. } => return Ok(()),
+            Record::Orders(upto) => {
+                self.orders = self.orders.max(*upto);
+                return Ok(());
+            }
+            _ => {}
         }
         if let Record::Created {
             replica,
@@ -286,7 +294,7 @@ impl Mirror {
         }
         mirror.sequence = *sequence;
         match record {
-            Record::Head { .. } | Record::Created { .. } => {}
+            Record::Head { .. } | Record::Orders(_) | Record::Created { .. } => {}
             Record::Checkpoint(checkpoint) => {
                 if !self.lenient && *checkpoint != mirror.checkpoint() {
                     return Err("a checkpoint that is not the group's state");

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use kvorum_base::{Bug, GroupId, Index, ReplicaId};
+use kvorum_cluster::OrderNumber;
 use kvorum_raft::{Entry, HardState, Membership, Persist, PersistSeq};
 
 use super::segments::{Log, Pending, Recorded};
@@ -38,6 +39,18 @@ impl Log {
         if self.recorded.contains_key(&group) {
             self.push(group, Record::Removed, None);
         }
+    }
+
+    /// Notes that all orders to this node up to this one are over, as of what was asked for before.
+    pub fn orders_over(&mut self, upto: OrderNumber) {
+        self.orders = self.orders.max(upto);
+        self.push(GroupId(0), Record::Orders(upto), None);
+    }
+
+    /// The highest order to this node that is over, written or not.
+    #[must_use]
+    pub fn orders(&self) -> OrderNumber {
+        self.orders
     }
 
     /// Takes what a group's consensus wants durable. `covering` is the number of the durable snapshot
@@ -186,6 +199,9 @@ impl Log {
 
     /// Keeps `recorded` in step with what is queued: as the mirror does with what is written.
     pub(super) fn note_recorded(&mut self, group: GroupId, record: &Record) {
+        if record.is_of_node() {
+            return;
+        }
         if let Record::Created { membership, .. } = record {
             let created = Recorded {
                 snapshot: SnapshotRef::default(),
@@ -226,6 +242,7 @@ impl Log {
             | Record::Created { .. }
             | Record::HardState(_)
             | Record::Carry { .. }
+            | Record::Orders(_)
             | Record::Commit(_) => {}
         }
     }

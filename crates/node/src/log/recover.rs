@@ -42,6 +42,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use kvorum_base::{Bug, GroupId, Index, ReplicaId};
+use kvorum_cluster::OrderNumber;
 use kvorum_raft::{Entry, HardState, Membership};
 
 use super::frame::{Batch, Proofs, SegmentReader, Spot, Stop};
@@ -100,6 +101,8 @@ pub struct RecoveredGroup {
 pub struct Recovered {
     /// The groups.
     pub groups: BTreeMap<GroupId, RecoveredGroup>,
+    /// The highest order to this node that is over.
+    pub orders: OrderNumber,
     /// The last life of this node that wrote a segment; 0 if none did.
     pub incarnation: u64,
     /// A torn batch that was cut off, if there was one.
@@ -132,6 +135,7 @@ impl Recovered {
     pub(super) fn nothing() -> Self {
         Self {
             groups: BTreeMap::new(),
+            orders: OrderNumber::default(),
             incarnation: 0,
             cut: None,
             resume: Resume {
@@ -185,6 +189,7 @@ impl Image {
             Record::Head { .. }
             | Record::Checkpoint(_)
             | Record::HardState(_)
+            | Record::Orders(_)
             | Record::Commit(_) => {}
         }
         Ok(())
@@ -478,6 +483,7 @@ impl Recovery {
         self.segments.truncate(self.written);
         let next_segment = self.segments.last().map_or(first, |last| last.next());
         Ok(Recovered {
+            orders: self.image.mirror.orders,
             cut: cut.map(|(segment, _, stop)| Cut {
                 segment: *segment,
                 offset: stop.offset,

@@ -4,6 +4,7 @@
 //! in this order and for all kinds alike; so what the next head says is what stands before it.
 
 use kvorum_base::{Bug, GroupId};
+use kvorum_cluster::OrderNumber;
 use kvorum_raft::{HardState, PersistSeq};
 
 use super::frame::{self, FrameWriter, Place};
@@ -125,6 +126,11 @@ impl Log {
             bytes += record.encoded_len();
             self.write_record(writer, segment, group, record);
         }
+        if self.mirror.orders > OrderNumber::default() {
+            let record = Record::Orders(self.mirror.orders);
+            bytes += record.encoded_len();
+            self.write_record(writer, segment, GroupId(0), record);
+        }
         assert!(
             bytes <= self.options.checkpoint_bytes_max as usize,
             "the head of segment {segment} takes {bytes} bytes"
@@ -169,6 +175,7 @@ impl Log {
             }
             Record::Created { .. } => Some(Durable::Created { group }),
             Record::Removed => Some(Durable::Removed { group }),
+            Record::Orders(upto) => Some(Durable::Orders(*upto)),
             _ => None,
         };
         self.outcome.extend(of_record);
@@ -185,7 +192,10 @@ impl Log {
         record: Record,
     ) {
         let known = self.mirror.groups.get(&group);
-        let sequence = known.map_or(1, |mirror| mirror.sequence_of(&record));
+        let sequence = match record.is_of_node() {
+            true => 0,
+            false => known.map_or(1, |mirror| mirror.sequence_of(&record)),
+        };
         if let Some(append) = self.planted_carry(group, &record) {
             writer.push(group, sequence, &append, &mut self.scratch);
         } else {

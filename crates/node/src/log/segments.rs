@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use kvorum_base::{Bug, GroupId, Index};
+use kvorum_cluster::OrderNumber;
 use kvorum_raft::{Membership, PersistSeq};
 
 use super::frame::{self, Spot};
@@ -72,6 +73,8 @@ pub enum Durable {
         /// The group.
         group: GroupId,
     },
+    /// All orders to this node up to this one are over, and stay so.
+    Orders(OrderNumber),
 }
 
 /// A group whose live entries keep the oldest segment.
@@ -150,6 +153,8 @@ pub struct Log {
     /// Commit indexes that were noted and not yet written.
     pub(super) commits: BTreeMap<GroupId, Index>,
     pub(super) recorded: BTreeMap<GroupId, Recorded>,
+    /// The highest order to this node that is over.
+    pub(super) orders: OrderNumber,
     pub(super) next: BatchSeq,
     /// Where the batch before the next one stands.
     pub(super) previous: Spot,
@@ -202,6 +207,7 @@ impl Log {
             pending_bytes: 0,
             commits: BTreeMap::new(),
             recorded: BTreeMap::new(),
+            orders: recovered.orders,
             next: resume.next,
             previous: resume.previous,
             outstanding: None,

@@ -52,7 +52,7 @@ impl Driver {
 
 impl Group {
     /// Whether this replica may act for its group: it leads, and knows all that was decided before.
-    pub(super) fn may_drive(&self) -> bool {
+    pub(crate) fn may_drive(&self) -> bool {
         let knows = |term: Term| {
             self.state
                 .as_ref()
@@ -61,7 +61,7 @@ impl Group {
         self.leading() && knows(self.raft.term())
     }
 
-    pub(super) fn moves(&self) -> &Moves {
+    pub(crate) fn moves(&self) -> &Moves {
         &self.state.as_ref().expect("a primary has a state").moves
     }
 

@@ -23,6 +23,7 @@ use crate::limits::{
     MOVE_SEAL_BYTES, MOVE_SEAL_TICKS, MOVE_WINDOW,
 };
 use crate::shared::Shared;
+use crate::status::MoveStatus;
 
 /// One stream.
 #[derive(Debug)]
@@ -36,6 +37,9 @@ pub(crate) struct Source {
     round_bytes: usize,
     /// When it began.
     round_tick: u64,
+    /// All pieces, once each, and since when.
+    sent_bytes: u64,
+    since_tick: u64,
     /// Encoded, and not in a piece yet.
     stream: Vec<u8>,
     scratch: Vec<u8>,
@@ -64,6 +68,8 @@ impl Source {
             round_is_last: false,
             round_bytes: 0,
             round_tick: now_tick,
+            sent_bytes: 0,
+            since_tick: now_tick,
             stream: Vec::new(),
             scratch: Vec::new(),
             streamed: None,
@@ -160,6 +166,29 @@ impl Source {
 }
 
 impl Group {
+    /// How far the moves from here are.
+    pub(crate) fn moves_status(&self, now_tick: u64, tick_ms: u64) -> Vec<MoveStatus> {
+        let Some(state) = self.state.as_ref().filter(|_| self.leading()) else {
+            return Vec::new();
+        };
+        let status = |(id, out): (&MoveId, &Outgoing)| {
+            let source = self.driver.sources.get(id);
+            let since = source.map_or(now_tick, |source| source.since_tick);
+            MoveStatus {
+                id: *id,
+                from: self.id,
+                to: out.to,
+                slots: out.slots.len(),
+                attempt: out.attempt,
+                is_sealed: out.sealed.is_some(),
+                sent_bytes: source.map_or(0, |source| source.sent_bytes),
+                bytes: state.keyspace.slots_bytes(&out.slots),
+                since_ms: (now_tick - since) * tick_ms,
+            }
+        };
+        state.moves.outgoing.iter().map(status).collect()
+    }
+
     /// The stream of a move begins, or begins anew: its entry was applied, and was proposed by this primary.
     pub(crate) fn begin_stream(&mut self, id: MoveId, now_tick: u64) {
         if let Some(out) = self.moves().outgoing.get(&id) {
@@ -233,9 +262,13 @@ impl Group {
         let entry_bytes_max = shared.config.log.entry_bytes_max as usize;
         let bytes_max = MOVE_PIECE_BYTES.min(entry_bytes_max / 2);
         let mut pieces = Vec::new();
-        while source.unconfirmed.len() < MOVE_WINDOW && !source.is_made {
+        // The end of a stream is never held up: nobody can write meanwhile.
+        let is_last = out.sealed.is_some();
+        while source.unconfirmed.len() < MOVE_WINDOW
+            && !source.is_made
+            && (is_last || shared.move_allowance > 0)
+        {
             if source.is_round_over() {
-                let is_last = out.sealed.is_some();
                 // Another round is worth it once the one before has arrived, and if it was not small.
                 let has_arrived = source.unconfirmed.is_empty() && source.is_heard(shared.now_tick);
                 let is_worth_it = has_arrived && !source.may_seal(shared.now_tick);
@@ -248,6 +281,8 @@ impl Group {
                 source.round_tick = shared.now_tick;
             }
             if let Some(bytes) = source.next_piece(id, out, self.id, bytes_max) {
+                source.sent_bytes += bytes.len() as u64;
+                shared.move_allowance = shared.move_allowance.saturating_sub(bytes.len() as u64);
                 source.unconfirmed.push_back(bytes.clone());
                 pieces.push(bytes);
             }

@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Term, UnixMillis};
+use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Slot, Term, UnixMillis};
+use kvorum_cluster::{Command, ConfigNumber, OrderNumber, Reply, Request};
 use kvorum_node::format::entry::{self, Content, EntryBuilder};
+use kvorum_node::format::manager::{Answer, Led, ManagerMessage, Report};
 use kvorum_node::format::peer::{self, Ask, PeerHeader, PeerMessage, Wish};
 use kvorum_node::format::wal::{self, Checkpoint, Record, SnapshotRef};
 use kvorum_raft::{
@@ -90,6 +92,12 @@ fn entries_are_golden() {
         &entry::encode_level(Term(3), Index(7), UnixMillis(0x0102), 0x0304),
         "23000000 ffb7fbf0 0300000000000000 0700000000000000 0201000000000000 05 0403",
     );
+    let request = Request::from(Command::Rebalance);
+    let bytes = entry::encode_request(Term(3), Index(7), UnixMillis(0x0102), &request);
+    assert_eq!(bytes[32], 7, "kind");
+    assert_eq!(bytes[33..], request.encode());
+    let read = decoded(&bytes);
+    assert!(matches!(entry::content(&read), Content::Request(read) if *read == request));
     assert_golden(
         "empty",
         &entry::encode_raft(Term(3), Index(7), &Payload::Empty),
@@ -228,6 +236,10 @@ fn records() -> Vec<(Record, String)> {
             "09 0200000000000000 0000000000000000 0000".to_owned(),
         ),
         (Record::Removed, "0a".to_owned()),
+        (
+            Record::Orders(OrderNumber(0x0102)),
+            "0b 0201000000000000".to_owned(),
+        ),
     ]
 }
 
@@ -235,8 +247,8 @@ fn records() -> Vec<(Record, String)> {
 fn wal_records_are_golden() {
     const SEED: u32 = 0x55;
     for (record, golden) in records() {
-        let is_head = matches!(record, Record::Head { .. });
-        let (group, sequence) = if is_head { (0, 0) } else { (8, 5) };
+        let is_nodes = record.is_of_node();
+        let (group, sequence) = if is_nodes { (0, 0) } else { (8, 5) };
         let mut out = Vec::new();
         let scratch = &mut Vec::new();
         wal::encode(&mut out, SEED, GroupId(group), sequence, &record, scratch);
@@ -424,7 +436,64 @@ fn messages() -> Vec<(PeerMessage, String)> {
         PeerMessage::ReadIndex(ask, Index(7)),
         "0a 08 ac02 0807060504030201 9003 07".to_owned(),
     ));
+    let managers = manager_messages().into_iter();
+    messages.extend(managers.map(|(message, golden)| (PeerMessage::Manager(message), golden)));
     messages
+}
+
+fn manager_messages() -> Vec<(ManagerMessage, String)> {
+    let led = |group, term, bytes| Led {
+        group: GroupId(group),
+        term: Term(term),
+        bytes,
+    };
+    let report = Report {
+        held: Index(300),
+        led: vec![led(0, 4, 0), led(2, 5, 300)],
+        silent: vec![(NodeId(3), 1500)],
+        slots: vec![(Slot(2), 300)],
+    };
+    let block = |bytes: &[u8]| format!("{:02x} {}", bytes.len(), hex(bytes));
+    let request = Request::from(Command::Rebalance);
+    let reply = Reply::Config(ConfigNumber(300));
+    vec![
+        (
+            ManagerMessage::Ask {
+                number: 300,
+                request: request.clone(),
+            },
+            format!("0b 01 ac02 {}", block(&request.encode())),
+        ),
+        (
+            ManagerMessage::Answer {
+                number: 300,
+                answer: Answer::Replied(reply.clone()),
+            },
+            format!("0b 02 ac02 01 {}", block(&reply.encode())),
+        ),
+        (
+            ManagerMessage::Answer {
+                number: 7,
+                answer: Answer::NotDone,
+            },
+            "0b 02 07 02".to_owned(),
+        ),
+        (
+            ManagerMessage::Answer {
+                number: 7,
+                answer: Answer::Unknown,
+            },
+            "0b 02 07 03".to_owned(),
+        ),
+        (
+            ManagerMessage::Report(report),
+            "0b 03 ac02 02 00 04 00 02 05 ac02 01 03 dc0b 01 02 ac02".to_owned(),
+        ),
+        (
+            ManagerMessage::State(Bytes::from_static(b"ab")),
+            "0b 04 02 6162".to_owned(),
+        ),
+    ]
 }
 
 const HEADER: PeerHeader = PeerHeader {

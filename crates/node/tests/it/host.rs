@@ -89,6 +89,9 @@ fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
             preferred: None,
         }],
         announces_replicas: true,
+        founding: None,
+        node_dead_ticks: 1000,
+        move_bytes_per_tick: None,
         password: None,
         tick_ms: 10,
         heartbeat_ticks: 10,
@@ -249,6 +252,9 @@ impl Bench {
                 Effect::DropSnapshot { group, number } => {
                     host.disk.snapshots.remove(&(group, number));
                 }
+                Effect::Managed { token, answer } => {
+                    let _ = writeln!(self.trace, "node {id}: request {token}: {answer:?}");
+                }
                 Effect::Note(note) => {
                     let _ = writeln!(self.trace, "node {id}: {}", note.text);
                 }
@@ -257,7 +263,7 @@ impl Bench {
                     host.node = None;
                 }
                 Effect::Again | Effect::Continue => self.turn(id),
-                Effect::Pause(_) | Effect::Resume(_) => {}
+                Effect::Pause(_) | Effect::Resume(_) | Effect::Peers(_) => {}
             }
         }
     }

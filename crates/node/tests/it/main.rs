@@ -3,5 +3,6 @@
 mod delta;
 mod formats;
 mod host;
+mod replicas;
 mod snapshots;
 mod wal;

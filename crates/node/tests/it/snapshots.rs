@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Slot, Term, UnixMillis};
+use kvorum_cluster::OrderNumber;
 use kvorum_kv::{Keyspace, apply, find, resolve};
 use kvorum_node::format::chunk::{
     self, ChunkError, ChunkReader, ChunkWriter, Loaded, PieceChecker, SnapshotHeader, piece_len,
 };
+use kvorum_node::replicas::Taken;
 use kvorum_raft::Membership;
 use kvorum_resp::{ArgsBuf, Replies};
 
@@ -21,7 +23,12 @@ fn header() -> SnapshotHeader {
         index: Index(20),
         term: Term(3),
         membership: Arc::new(Membership::initial([(ReplicaId(1), NodeId(11))])),
+        taken: Taken {
+            order: OrderNumber(9),
+            refused: true,
+        },
         moves: Arc::default(),
+        manager: None,
     }
 }
 
@@ -248,10 +255,11 @@ fn a_snapshot_is_golden() {
         "snapshot",
         &sent[0],
         &format!(
-            "4b56534e 01 01 01 00 c8000000 {checksum} 0000000000000000 00000000
-             3a 01 0100000000000000 1400000000000000 0300000000000000
+            "4b56534e 01 01 01 00 d2000000 {checksum} 0000000000000000 00000000
+             44 01 0100000000000000 1400000000000000 0300000000000000
                 0000000000000000 0100 0100000000000000 0b00000000000000 01
-                00 00 00 00 00 00
+                0900000000000000 01
+                00 00 00 00 00 00 00
              1d 02 e803000000000000 01000000 02 01 68f2360000000000 01
                 01 0000 ff3f
              0f 03 cd1d 01 00 01 01 {one}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,7 +16,9 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::{PROOF_HEADER, authorise};
+use super::cluster::{ConfigPicture, ConfigQuery, Order, Picture};
 use super::init::{Commit, Prepare};
+use super::join::Join;
 use super::status::{Member, ProcessStatus};
 use super::{Asked, Phase, Shared};
 use crate::clients::accept::Bound;
@@ -67,6 +69,10 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/cluster", get(cluster))
+        .route("/api/v1/config", get(config))
+        .route("/api/v1/admin/cluster", post(cluster_order))
+        .route("/api/v1/admin/join", post(join))
         .route("/api/v1/init", get(init_state))
         .route("/api/v1/admin/init/prepare", post(prepare))
         .route("/api/v1/admin/init/secret", post(secret))
@@ -161,6 +167,61 @@ async fn status(State(shared): App) -> Response {
     .into_response()
 }
 
+/// The cluster as the shard manager knows it.
+async fn cluster(State(shared): App) -> Response {
+    shared.status_now().await;
+    match shared.cluster() {
+        Some(state) => axum::Json(Picture::from(&*state)).into_response(),
+        None => nothing_heard(),
+    }
+}
+
+/// A config by its number, the newest without one.
+async fn config(State(shared): App, Query(wanted): Query<ConfigQuery>) -> Response {
+    shared.status_now().await;
+    let Some(state) = shared.cluster() else {
+        return nothing_heard();
+    };
+    match ConfigPicture::of(&state, wanted.number) {
+        Ok(config) => axum::Json(config).into_response(),
+        Err(reason) => text(StatusCode::NOT_FOUND, format!("{reason}\n")),
+    }
+}
+
+fn nothing_heard() -> Response {
+    let reason = "this node has heard nothing of the shard manager yet\n";
+    text(StatusCode::SERVICE_UNAVAILABLE, reason.to_owned())
+}
+
+async fn cluster_order(
+    State(shared): App,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    shared.status_now().await;
+    let order: Order = match admit(&shared, from, &uri, &headers, &body) {
+        Ok(order) => order,
+        Err(refusal) => return refusal,
+    };
+    answer(shared.carry_out(&order).await)
+}
+
+async fn join(
+    State(shared): App,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let join: Join = match admit(&shared, from, &uri, &headers, &body) {
+        Ok(join) => join,
+        Err(refusal) => return refusal,
+    };
+    answer(shared.take_in(from.ip(), &join).await)
+}
+
 async fn init_state(State(shared): App) -> Response {
     axum::Json(shared.init_state()).into_response()
 }
@@ -220,15 +281,38 @@ fn order<T: DeserializeOwned, A: Serialize>(
     body: &[u8],
     carry_out: impl FnOnce(T) -> Result<A, String>,
 ) -> Response {
+    match admit(shared, from, uri, headers, body) {
+        Ok(request) => answer(carry_out(request)),
+        Err(refusal) => refusal,
+    }
+}
+
+fn answer<A: Serialize>(outcome: Result<A, String>) -> Response {
+    match outcome {
+        Ok(answer) => axum::Json(answer).into_response(),
+        Err(reason) => text(StatusCode::CONFLICT, format!("{reason}\n")),
+    }
+}
+
+/// The order that a request is, if it may be given.
+// A refusal is an answer, and answers are large; it is made once.
+#[expect(clippy::result_large_err)]
+fn admit<T: DeserializeOwned>(
+    shared: &Shared,
+    from: SocketAddr,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<T, Response> {
     // A page in an operator's browser can make it send a form to this machine, but not this type.
     let json = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind == "application/json");
     if !json {
-        return text(
+        return Err(text(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "send application/json\n".to_owned(),
-        );
+        ));
     }
     let secret = match shared.phase() {
         Phase::Uninitialised => shared.settings.secret.clone(),
@@ -238,18 +322,14 @@ fn order<T: DeserializeOwned, A: Serialize>(
         .get(PROOF_HEADER)
         .and_then(|value| value.to_str().ok());
     if let Err(reason) = authorise(from.ip(), secret.as_ref(), proof, uri.path(), body) {
-        return text(StatusCode::FORBIDDEN, format!("{reason}\n"));
+        return Err(text(StatusCode::FORBIDDEN, format!("{reason}\n")));
     }
-    let Ok(request) = serde_json::from_slice(body) else {
-        return text(
+    serde_json::from_slice(body).map_err(|error| {
+        text(
             StatusCode::BAD_REQUEST,
-            "the request is not understood\n".to_owned(),
-        );
-    };
-    match carry_out(request) {
-        Ok(answer) => axum::Json(answer).into_response(),
-        Err(reason) => text(StatusCode::CONFLICT, format!("{reason}\n")),
-    }
+            format!("the request is not understood: {error}\n"),
+        )
+    })
 }
 
 fn text(status: StatusCode, body: String) -> Response {

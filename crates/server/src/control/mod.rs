@@ -6,16 +6,21 @@
 
 pub mod admin;
 pub mod client;
+pub mod cluster;
 pub mod http;
 pub mod init;
+pub mod join;
 pub mod status;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvorum_node::Control;
+use kvorum_node::format::manager::Answer;
+use tokio::sync::oneshot;
 
 use crate::config::Settings;
 use crate::identity::{Manifest, State};
@@ -40,9 +45,18 @@ pub struct Shared {
     pub dir: PathBuf,
     phase: Mutex<Phase>,
     published: Mutex<Option<(Instant, Arc<NodeStatus>)>>,
+    cluster: Mutex<Option<Arc<kvorum_cluster::State>>>,
+    orders: Mutex<Orders>,
     started: Sender<Manifest>,
     /// What stops the process: the first message wins.
     stop: Mutex<StopState>,
+}
+
+/// Orders to the shard manager that wait for their answers.
+#[derive(Debug, Default)]
+struct Orders {
+    next: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +96,8 @@ impl Shared {
             metrics: Arc::default(),
             phase: Mutex::new(phase),
             published: Mutex::new(None),
+            cluster: Mutex::default(),
+            orders: Mutex::default(),
             started,
             stop: Mutex::default(),
         };
@@ -95,7 +111,8 @@ impl Shared {
     }
 
     /// Publishes what the lane says of itself.
-    pub fn publish(&self, status: NodeStatus) {
+    pub fn publish(&self, status: NodeStatus, cluster: Option<&Arc<kvorum_cluster::State>>) {
+        *lock(&self.cluster) = cluster.cloned();
         *lock(&self.published) = Some((Instant::now(), Arc::new(status)));
     }
 

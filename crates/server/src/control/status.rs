@@ -31,10 +31,74 @@ pub struct NodeStatus {
     pub connections: u64,
     /// Commands in the last full second.
     pub commands_per_second: u64,
-    /// The groups that have a replica here.
+    /// Moves from shards that this node leads.
+    pub moves: Vec<MoveStatus>,
+    /// The replica of the shard manager, if one is here.
+    pub manager: Option<GroupStatus>,
+    /// The shards that have a replica here.
     pub groups: Vec<GroupStatus>,
     /// What only ever grows, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// A move of slots, as the node knows it that sends them.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MoveStatus {
+    /// Its number.
+    pub id: u64,
+    /// From this shard.
+    pub from: u64,
+    /// To this one.
+    pub to: u64,
+    /// So many slots.
+    pub slots: u32,
+    /// The number of the stream: each primary begins one.
+    pub attempt: u32,
+    /// `sending` or `sealed`.
+    pub phase: String,
+    /// Bytes sent in this stream.
+    pub sent_bytes: u64,
+    /// Bytes of the slots now.
+    pub bytes: u64,
+    /// For how long it has been sending, in milliseconds.
+    pub since_ms: u64,
+}
+
+impl From<&kvorum_node::status::MoveStatus> for MoveStatus {
+    fn from(moving: &kvorum_node::status::MoveStatus) -> Self {
+        Self {
+            id: moving.id.get(),
+            from: moving.from.get(),
+            to: moving.to.get(),
+            slots: moving.slots,
+            attempt: moving.attempt,
+            phase: if moving.is_sealed {
+                "sealed"
+            } else {
+                "sending"
+            }
+            .to_owned(),
+            sent_bytes: moving.sent_bytes,
+            bytes: moving.bytes,
+            since_ms: moving.since_ms,
+        }
+    }
+}
+
+impl MoveStatus {
+    /// Bytes a second, since it began.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        self.sent_bytes * 1000 / self.since_ms.max(1)
+    }
+
+    /// Seconds until all is sent once, at that rate; nothing while there is none.
+    #[must_use]
+    pub fn left_s(&self) -> Option<u64> {
+        let left = self.bytes.saturating_sub(self.sent_bytes);
+        left.checked_div(self.rate())
+    }
 }
 
 /// One replica.
@@ -101,6 +165,8 @@ impl From<&Status> for NodeStatus {
             sync_outstanding_ms: status.sync_outstanding_ticks * tick_ms,
             connections: status.connections,
             commands_per_second: status.commands_per_second,
+            moves: status.moves.iter().map(MoveStatus::from).collect(),
+            manager: status.manager.as_ref().map(GroupStatus::from),
             groups: status.groups.iter().map(GroupStatus::from).collect(),
             counters: counters(&status.counters),
         }
@@ -222,6 +288,23 @@ impl NodeStatus {
             page.family(name, help, "gauge");
             page.sample(name, &[], value);
         }
+        self.write_moves(page);
+        self.write_groups(page);
+    }
+
+    fn write_moves(&self, page: &mut Page) {
+        page.family("moves_open", "Moves that send from here.", "gauge");
+        page.sample("moves_open", &[], self.moves.len());
+        page.family(
+            "move_sent_bytes",
+            "Bytes sent of the moves that send from here.",
+            "gauge",
+        );
+        let sent: u64 = self.moves.iter().map(|moving| moving.sent_bytes).sum();
+        page.sample("move_sent_bytes", &[], sent);
+    }
+
+    fn write_groups(&self, page: &mut Page) {
         let by_group: [(&str, &str, GroupValue); 8] = [
             ("group_leading", "Whether this replica leads.", |group| {
                 u64::from(group.role == "leader")

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use kvorum_base::{GroupId, NodeId};
 use kvorum_node::format::chunk::{ChunkReader, Loaded};
@@ -227,6 +228,7 @@ fn node_config(
     let tick_ms = TICK.as_millis() as u64;
     let ticks = |ms: u64| u32::try_from(ms.div_ceil(tick_ms)).unwrap_or(u32::MAX);
     let heartbeat_ms = HEARTBEAT_MS.min(settings.election_ms / HEARTBEATS_MIN);
+    let (groups, founding) = manifest.groups()?;
     let mut members = BTreeMap::new();
     for member in &manifest.plan.members {
         let (host, port) = split_address(&member.addresses.client)?;
@@ -247,8 +249,13 @@ fn node_config(
         incarnation,
         hash_key: hash_key(manifest),
         members,
-        groups: manifest.groups(),
         announces_replicas: !settings.hide_replicas,
+        groups,
+        founding: Some(Arc::new(founding)),
+        move_bytes_per_tick: settings
+            .move_bandwidth
+            .map(|bytes| (bytes * tick_ms / 1000).max(1)),
+        node_dead_ticks: u64::from(ticks(settings.node_dead_ms)),
         password: settings.password.clone(),
         tick_ms,
         heartbeat_ticks: ticks(heartbeat_ms).max(1),

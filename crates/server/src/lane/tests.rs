@@ -90,6 +90,7 @@ fn rig_in(dir: TempDir, max_clients: u32, segment_bytes: u32) -> Rig {
         },
         members: manifest.peers(),
         publish: Box::new(|_| {}),
+        managed: Box::new(|_, _| ()),
         first_sync: None,
     };
     let lane = runtime

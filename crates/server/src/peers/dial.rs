@@ -81,12 +81,7 @@ async fn dial(identity: &Identity, peer: &PeerAddress, link: Link) -> Result<Tcp
 }
 
 /// Answers peers for ever.
-pub(crate) async fn accept_peers(
-    lane: Rc<Lane>,
-    identity: Rc<Identity>,
-    members: Rc<[PeerAddress]>,
-    listener: TcpListener,
-) {
+pub(crate) async fn accept_peers(lane: Rc<Lane>, identity: Rc<Identity>, listener: TcpListener) {
     let handshakes = Rc::new(Cell::new(0));
     loop {
         let stream = match listener.accept().await {
@@ -102,24 +97,19 @@ pub(crate) async fn accept_peers(
             continue;
         }
         handshakes.set(handshakes.get() + 1);
-        let (lane, identity, members) = (lane.clone(), identity.clone(), members.clone());
+        let (lane, identity) = (lane.clone(), identity.clone());
         let handshakes = handshakes.clone();
         tokio::task::spawn_local(async move {
-            answer(&lane, &identity, &members, stream).await;
+            answer(&lane, &identity, stream).await;
             handshakes.set(handshakes.get() - 1);
         });
     }
 }
 
-async fn answer(
-    lane: &Rc<Lane>,
-    identity: &Identity,
-    members: &[PeerAddress],
-    mut stream: TcpStream,
-) {
+async fn answer(lane: &Rc<Lane>, identity: &Identity, mut stream: TcpStream) {
     tune(&stream, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL);
     let from = stream.peer_addr();
-    let known = |node: NodeId| node < identity.node && members.iter().any(|peer| peer.node == node);
+    let known = |node: NodeId| node < identity.node && lane.core().mesh.knows(node);
     match timeout(PATIENCE, handshake::accept(&mut stream, identity, known)).await {
         Ok(Ok((node, link))) => {
             lane.core().link_up(lane, node, link, stream);

@@ -15,6 +15,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use super::dial::PeerAddress;
 use super::frames::Frames;
 use super::handshake::link_number;
 use crate::lane::{Core, Lane};
@@ -133,6 +134,18 @@ impl Core {
         self.metrics.peer_resets.one();
         tracing::info!(peer = %node, ?link, "link down: {reason}");
         self.step(Event::PeerReset { node });
+    }
+
+    /// These are the other nodes from now on.
+    pub(crate) fn follow_peers(&mut self, lane: &Rc<Lane>, peers: Vec<PeerAddress>) {
+        for node in self.mesh.follow(lane, peers) {
+            for link in [Link::Urgent, Link::Bulk] {
+                let open = self.peers.get(node, link).map(|out| out.serial);
+                if let Some(serial) = open {
+                    self.link_down(node, link, serial, "the node is gone");
+                }
+            }
+        }
     }
 
     /// Sends a frame, or drops it.

@@ -10,6 +10,7 @@ pub mod dial;
 pub(crate) mod frames;
 pub mod handshake;
 pub mod link;
+pub(crate) mod mesh;
 
 use std::collections::BTreeMap;
 

@@ -50,9 +50,10 @@ impl LoggedClock {
         // What is applied at that very instant may come after the call.
         let lowest = |bounds: &Bounds| {
             let known = bounds.committed.partition_point(|(at, _)| *at < called);
-            known.checked_sub(1).map_or(0, |at| bounds.committed[at].1)
+            known.checked_sub(1).map(|at| bounds.committed[at].1)
         };
-        self.groups.values().map(lowest).min().unwrap_or(0)
+        // A group that was not there yet answers with the clock of those whose slots it got.
+        self.groups.values().filter_map(lowest).min().unwrap_or(0)
     }
 
     /// The clock in the state that an operation saw that has returned says at most this.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use kvorum_base::crc::crc32c;
-use kvorum_base::{Index, Term};
+use kvorum_base::{Index, ReplicaId, Term};
 use kvorum_raft::{Entry, Raft};
 
 /// What an entry is, in short.
@@ -22,8 +22,8 @@ struct Print {
 #[derive(Default, Debug)]
 pub struct LogMatching {
     entries: HashMap<(Index, Term), Print>,
-    /// By node: what its log was seen to hold.
-    views: BTreeMap<usize, BTreeMap<Index, Term>>,
+    /// By replica: what its log was seen to hold.
+    views: BTreeMap<ReplicaId, BTreeMap<Index, Term>>,
 }
 
 /// A short word for the content of an entry.
@@ -33,17 +33,17 @@ pub fn print_of(entry: &Entry) -> u32 {
 }
 
 impl LogMatching {
-    /// The node begins another life: its log is what its disk kept.
-    pub fn restarted(&mut self, node: usize) {
-        self.views.remove(&node);
+    /// The replica begins another life: its log is what its disk kept.
+    pub fn restarted(&mut self, replica: ReplicaId) {
+        self.views.remove(&replica);
     }
 
-    /// Looks at a node's log after a turn. Returns whether entries were replaced by others.
+    /// Looks at a replica's log after a turn. Returns whether entries were replaced by others.
     ///
     /// # Errors
     /// If an entry differs from that of another log.
-    pub fn observe(&mut self, node: usize, raft: &Raft) -> Result<bool, String> {
-        let view = self.views.entry(node).or_default();
+    pub fn observe(&mut self, raft: &Raft) -> Result<bool, String> {
+        let view = self.views.entry(raft.id()).or_default();
         let (base, last) = (raft.base_index(), raft.last_index());
         let mut is_truncated = false;
         while let Some((seen, _)) = view.last_key_value().filter(|(index, _)| **index > last) {
@@ -73,9 +73,9 @@ impl LogMatching {
                     && known.previous != print.previous);
             if differs {
                 return Err(format!(
-                    "entry {at} of term {}: {print:?} on node {}, {known:?} elsewhere",
+                    "entry {at} of term {}: {print:?} at replica {}, {known:?} elsewhere",
                     entry.term,
-                    node + 1
+                    raft.id()
                 ));
             }
             at = previous;

@@ -2,14 +2,14 @@
 //! entries that were acknowledged. Everything else rests on that, and what breaks it may do visible
 //! harm only much later, or hardly ever.
 //!
-//! What a node promised is taken from the messages that left it.
+//! What a replica promised is taken from the messages that left it.
 
 use std::collections::BTreeMap;
 
 use kvorum_base::{Index, ReplicaId, Term};
 use kvorum_raft::{AppendOutcome, Body, Message, Raft};
 
-/// What one node has said so far.
+/// What one replica has said so far.
 #[derive(Clone, Copy, Default, Debug)]
 struct Said {
     term: Term,
@@ -20,16 +20,16 @@ struct Said {
     is_restarted: bool,
 }
 
-/// What every node has said so far.
+/// What every replica has said so far.
 #[derive(Default, Debug)]
 pub struct Promises {
-    nodes: BTreeMap<usize, Said>,
+    replicas: BTreeMap<ReplicaId, Said>,
 }
 
 impl Promises {
-    /// A node sent a message from one replica to another.
-    pub fn said(&mut self, node: usize, from: ReplicaId, to: ReplicaId, message: &Message) {
-        let said = self.nodes.entry(node).or_default();
+    /// A replica sent a message to another.
+    pub fn said(&mut self, from: ReplicaId, to: ReplicaId, message: &Message) {
+        let said = self.replicas.entry(from).or_default();
         match &message.body {
             // Their term is one that somebody might stand in.
             Body::PreVote { .. } | Body::PreVoteReply { .. } => return,
@@ -44,17 +44,17 @@ impl Promises {
         said.term = said.term.max(message.term);
     }
 
-    /// The node begins another life.
-    pub fn restarted(&mut self, node: usize) {
-        self.nodes.entry(node).or_default().is_restarted = true;
+    /// The replica begins another life.
+    pub fn restarted(&mut self, replica: ReplicaId) {
+        self.replicas.entry(replica).or_default().is_restarted = true;
     }
 
-    /// Looks at a node's replica after a turn.
+    /// Looks at a replica after a turn.
     ///
     /// # Errors
     /// If it came back from a restart without what it had promised.
-    pub fn observe(&mut self, node: usize, raft: &Raft) -> Result<(), String> {
-        let said = self.nodes.entry(node).or_default();
+    pub fn observe(&mut self, raft: &Raft) -> Result<(), String> {
+        let said = self.replicas.entry(raft.id()).or_default();
         if std::mem::take(&mut said.is_restarted) {
             let now = raft.hard_state();
             let keeps_vote = said
@@ -62,8 +62,8 @@ impl Promises {
                 .is_none_or(|(term, to)| term != now.term || now.vote == Some(to));
             if now.term < said.term || !keeps_vote || raft.last_index() < said.matched {
                 return Err(format!(
-                    "node {} restarts with {now:?} and entries up to {}, and had said {said:?}",
-                    node + 1,
+                    "replica {} restarts with {now:?} and entries up to {}, and had said {said:?}",
+                    raft.id(),
                     raft.last_index()
                 ));
             }

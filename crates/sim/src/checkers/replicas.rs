@@ -2,46 +2,43 @@
 
 use std::collections::BTreeMap;
 
-use kvorum_base::{Index, UnixMillis};
+use kvorum_base::{Index, ReplicaId, UnixMillis};
 use kvorum_kv::Keyspace;
 
 /// The states by applied index, as first seen.
 #[derive(Default, Debug)]
 pub struct Replicas {
-    states: BTreeMap<Index, (u64, UnixMillis, usize)>,
-    /// By node: what it was last seen to have applied.
-    looked_at: BTreeMap<usize, Index>,
+    states: BTreeMap<Index, (u64, UnixMillis, ReplicaId)>,
+    /// By replica: what it was last seen to have applied.
+    looked_at: BTreeMap<ReplicaId, Index>,
 }
 
 impl Replicas {
-    /// The node begins another life.
-    pub fn restarted(&mut self, node: usize) {
-        self.looked_at.remove(&node);
+    /// The replica begins another life.
+    pub fn restarted(&mut self, replica: ReplicaId) {
+        self.looked_at.remove(&replica);
     }
 
-    /// Looks at a node's state after a turn; true if it has changed.
+    /// Looks at a replica's state after a turn; true if it has changed.
     ///
     /// # Errors
-    /// If another node's state was another one at that index.
+    /// If another replica's state was another one at that index.
     pub fn observe(
         &mut self,
-        node: usize,
+        replica: ReplicaId,
         applied: Index,
         keyspace: &Keyspace,
     ) -> Result<bool, String> {
-        if self.looked_at.insert(node, applied) == Some(applied) {
+        if self.looked_at.insert(replica, applied) == Some(applied) {
             return Ok(false);
         }
         let (hash, clock) = (keyspace.state_hash(), keyspace.clock());
-        let known = *self.states.entry(applied).or_insert((hash, clock, node));
+        let known = *self.states.entry(applied).or_insert((hash, clock, replica));
         if (known.0, known.1) != (hash, clock) {
             return Err(format!(
-                "at {applied} the state of node {} is {hash:016x} at {clock}, that of node {} is \
-                 {:016x} at {}",
-                node + 1,
-                known.2 + 1,
-                known.0,
-                known.1
+                "at {applied} the state of replica {replica} is {hash:016x} at {clock}, that of \
+                 replica {} is {:016x} at {}",
+                known.2, known.0, known.1
             ));
         }
         Ok(true)

@@ -4,12 +4,13 @@
 //! It also keeps, for the other checkers, what is committed and since when.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kvorum_base::cursor::Reader;
-use kvorum_base::{Index, Malformed, Term};
+use kvorum_base::{Index, Malformed, ReplicaId, Term};
 use kvorum_kv::Command;
 use kvorum_node::format::entry::{self, Content};
-use kvorum_raft::{Entry, Raft};
+use kvorum_raft::{Entry, Membership, Payload, Raft};
 
 use super::log_matching::print_of;
 
@@ -23,34 +24,36 @@ pub struct Committed {
     content: u32,
 }
 
-/// All committed entries, and how far each node has committed.
+/// All committed entries, and how far each replica has committed.
 #[derive(Default, Debug)]
 pub struct StateMachine {
     committed: BTreeMap<Index, Committed>,
-    /// By node: the commit index up to which it was looked at, in its present life.
-    looked_at: BTreeMap<usize, Index>,
+    /// By replica: the commit index up to which it was looked at, in its present life.
+    looked_at: BTreeMap<ReplicaId, Index>,
+    /// The memberships that were committed since somebody asked.
+    memberships: Vec<Arc<Membership>>,
     /// The (session, number) of every session's command in the log.
     once: BTreeSet<Vec<u8>>,
     repeated: u64,
 }
 
 impl StateMachine {
-    /// The node begins another life.
-    pub fn restarted(&mut self, node: usize) {
-        self.looked_at.remove(&node);
+    /// The replica begins another life.
+    pub fn restarted(&mut self, replica: ReplicaId) {
+        self.looked_at.remove(&replica);
     }
 
-    /// Looks at what a node committed in its last turn.
+    /// Looks at what a replica committed in its last turn.
     ///
     /// # Errors
     /// If another entry is committed at an index, or the commit index fell.
-    pub fn observe(&mut self, node: usize, raft: &Raft) -> Result<(), String> {
+    pub fn observe(&mut self, raft: &Raft) -> Result<(), String> {
         let commit = raft.commit();
-        let before = self.looked_at.insert(node, commit).unwrap_or_default();
+        let before = self.looked_at.insert(raft.id(), commit).unwrap_or_default();
         if commit < before {
             return Err(format!(
-                "the commit index of node {} fell from {before} to {commit}",
-                node + 1
+                "the commit index of replica {} fell from {before} to {commit}",
+                raft.id()
             ));
         }
         for entry in raft.entries(before.next()..=commit) {
@@ -62,12 +65,15 @@ impl StateMachine {
             let Some(known) = self.committed.get(&entry.index) else {
                 self.committed.insert(entry.index, print);
                 self.note_sessions(entry);
+                if let Payload::Membership(membership) = &entry.payload {
+                    self.memberships.push(Arc::clone(membership));
+                }
                 continue;
             };
             if (known.term, known.content) != (print.term, print.content) {
                 return Err(format!(
-                    "node {} commits an entry of term {} at {}, where one of term {} is committed",
-                    node + 1,
+                    "replica {} commits an entry of term {} at {}, where one of term {} is committed",
+                    raft.id(),
                     print.term,
                     entry.index,
                     known.term
@@ -75,6 +81,11 @@ impl StateMachine {
             }
         }
         Ok(())
+    }
+
+    /// The memberships that were committed since this was last asked, in their order.
+    pub fn take_memberships(&mut self) -> Vec<Arc<Membership>> {
+        std::mem::take(&mut self.memberships)
     }
 
     /// What is committed, by index.

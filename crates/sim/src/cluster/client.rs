@@ -329,6 +329,8 @@ impl Client {
         let nodes = self.cluster.options.nodes;
         self.target.set(self.below(nodes as u64) as usize);
         self.door.set(Door::Primary);
+        let machines = self.cluster.options.machines();
+        self.target.set(self.below(machines as u64) as usize);
     }
 
     fn judge(&self, reply: Reply) -> Answer {

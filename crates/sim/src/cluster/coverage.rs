@@ -106,6 +106,24 @@ marks! {
     RefusedAtApply = "commands refused when applied",
     /// A pipeline of reads was answered where any replica may answer.
     ReplicaReads = "pipelines read at replicas",
+    /// A replica was made by order.
+    ReplicasMade = "replicas made",
+    /// A learner became a voter.
+    Promoted = "learners promoted",
+    /// A learner became a voter in the place of another.
+    Replaced = "replicas replaced",
+    /// A replica was deleted by order.
+    ReplicasDeleted = "replicas deleted",
+    /// A group's log refused an order.
+    OrdersRefused = "orders refused",
+    /// A new group had a majority.
+    GroupsFounded = "groups founded",
+    /// A group was deleted on all of its nodes.
+    GroupsRetired = "groups retired",
+    /// A node was told an old state of the shard manager.
+    OldStates = "old states told",
+    /// A node's directory was emptied.
+    WipedNodes = "wiped nodes",
     /// Connections were broken under clients.
     Disconnects = "disconnects",
 }

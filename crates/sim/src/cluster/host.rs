@@ -95,6 +95,8 @@ struct State {
     /// A bit of the synced log was flipped: the next start must notice.
     is_flipped: bool,
     is_lost: bool,
+    /// Its directory was emptied: what starts there is another node.
+    is_wiped: bool,
     /// Syncs come back no earlier.
     hangs_until: Time,
     wall_offset_ms: i64,
@@ -132,6 +134,7 @@ impl Host {
                 synced: VecDeque::new(),
                 is_flipped: false,
                 is_lost: false,
+                is_wiped: false,
                 hangs_until: Time(0),
                 wall_offset_ms: 0,
                 ambush: None,
@@ -166,7 +169,7 @@ impl Host {
             .is_some_and(|process| process.is_paused)
     }
 
-    /// Whether its log was found damaged: it has no part in anything any more.
+    /// Whether its log was found damaged or is gone: it has no part in anything any more.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.state.borrow().is_lost
@@ -182,6 +185,13 @@ impl Host {
     pub fn with_node<T>(&self, look: impl FnOnce(&Node) -> T) -> Option<T> {
         let state = self.state.borrow();
         state.process.as_ref().map(|process| look(&process.node))
+    }
+
+    /// The groups that have a replica here.
+    #[must_use]
+    pub fn hosted(&self) -> Vec<GroupId> {
+        let hosted = self.with_node(|node| node.hosted().collect());
+        hosted.unwrap_or_default()
     }
 
     /// What the disk does wrong, and the size of what it holds.
@@ -214,7 +224,8 @@ impl Host {
     pub fn start(self: &Rc<Self>) {
         let cluster = self.cluster();
         let mut state = self.state.borrow_mut();
-        if state.process.is_some() {
+        let returns = cluster.options.planted.has(Bug::WipedNodeReturns);
+        if state.process.is_some() || (state.is_wiped && !returns) {
             return;
         }
         state.lives += 1;
@@ -329,6 +340,20 @@ impl Host {
             }
             cluster.tell_peers_of_reset(self.index);
         }
+    }
+
+    /// Ends the process for good and empties its directory.
+    pub(super) fn wipe(self: &Rc<Self>) {
+        self.end(End::PowerCut);
+        let state = &mut *self.state.borrow_mut();
+        let names: Vec<FileName> = state.disk.names().cloned().collect();
+        for name in names {
+            state.disk.remove(&name);
+        }
+        state.disk.sync_directory();
+        state.synced.clear();
+        state.is_begun = false;
+        (state.is_wiped, state.is_lost) = (true, true);
     }
 
     /// Stops the process where it stands.

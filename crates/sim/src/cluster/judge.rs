@@ -1,11 +1,13 @@
 //! What is checked while the simulation runs: every replica, after every turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use kvorum_base::GroupId;
+use kvorum_base::{GroupId, NodeId, ReplicaId};
 use kvorum_node::Node;
 use kvorum_node::format::peer::PeerMessage;
+use kvorum_raft::Membership;
 
 use super::coverage::Mark;
 use super::options::{Options, WALL_START_MS, node_id};
@@ -14,6 +16,7 @@ use crate::checkers::election_safety::ElectionSafety;
 use crate::checkers::expiry::LoggedClock;
 use crate::checkers::leader_completeness;
 use crate::checkers::log_matching::LogMatching;
+use crate::checkers::members::Members;
 use crate::checkers::owners::Owners;
 use crate::checkers::promises::Promises;
 use crate::checkers::replicas::Replicas;
@@ -50,6 +53,11 @@ struct Group {
     logs: LogMatching,
     machine: StateMachine,
     replicas: Replicas,
+    members: Members,
+    /// By machine: the replica that was last seen there.
+    at: BTreeMap<usize, ReplicaId>,
+    /// By machine: the members, as far as the replica there last knew.
+    memberships: BTreeMap<usize, Arc<Membership>>,
     repeated: u64,
 }
 
@@ -73,7 +81,7 @@ impl Judge {
     #[must_use]
     pub fn new(options: &Options) -> Self {
         Self {
-            groups: options.groups().map(|id| (id, Group::default())).collect(),
+            groups: BTreeMap::new(),
             clock: LoggedClock::default(),
             owners: Owners::default(),
             has_median: options.nodes > 2,
@@ -90,18 +98,63 @@ impl Judge {
         Rc::new(self.clock.clone())
     }
 
+    /// A learner is ordered to become a voter.
+    pub(super) fn promoted(&mut self, group: GroupId, replica: ReplicaId) {
+        let group = self.groups.entry(group).or_default();
+        group.members.promoted(replica, group.machine.last());
+    }
+
+    /// It is proven that a learner does not become a voter.
+    pub(super) fn not_promoted(&mut self, group: GroupId, replica: ReplicaId) {
+        let group = self.groups.entry(group).or_default();
+        group.members.not_promoted(replica);
+    }
+
+    /// A replica is ordered to be deleted, since its group went on without it.
+    pub(super) fn let_go(&mut self, group: GroupId, replica: ReplicaId) {
+        self.groups
+            .entry(group)
+            .or_default()
+            .members
+            .let_go(replica);
+    }
+
+    /// It is proven that a replica is deleted.
+    pub(super) fn deleted(&mut self, group: GroupId, replica: ReplicaId) {
+        let group = self.groups.entry(group).or_default();
+        group.members.deleted(replica);
+        group.at.retain(|_, there| *there != replica);
+    }
+
+    /// All sets of voters of which some replica may still need a majority, and on which machine it is.
+    pub(super) fn sets_of_voters(&self) -> Vec<(usize, BTreeSet<NodeId>)> {
+        let groups = self.groups.values();
+        let known = groups.flat_map(|group| {
+            let there = |(machine, _): &(&usize, _)| group.at.contains_key(*machine);
+            group.memberships.iter().filter(there)
+        });
+        let sets = known.flat_map(|(machine, membership)| {
+            let sets = places_of(membership).into_iter();
+            sets.map(|set| (*machine, set))
+        });
+        sets.filter(|(_, set)| !set.is_empty()).collect()
+    }
+
     /// The node begins another life.
     pub(super) fn restarted(&mut self, node: usize) {
         for group in self.groups.values_mut() {
-            group.promises.restarted(node);
-            group.logs.restarted(node);
-            group.machine.restarted(node);
-            group.replicas.restarted(node);
+            let Some(replica) = group.at.get(&node).copied() else {
+                continue;
+            };
+            group.promises.restarted(replica);
+            group.logs.restarted(replica);
+            group.machine.restarted(replica);
+            group.replicas.restarted(replica);
         }
     }
 
     /// A node's frame leaves.
-    pub(super) fn said(&mut self, node: usize, messages: &[PeerMessage]) {
+    pub(super) fn said(&mut self, messages: &[PeerMessage]) {
         for message in messages {
             if let PeerMessage::Raft {
                 group,
@@ -109,9 +162,9 @@ impl Judge {
                 to,
                 message,
             } = message
-                && let Some(known) = self.groups.get_mut(group)
             {
-                known.promises.said(node, *from, *to, message);
+                let known = self.groups.entry(*group).or_default();
+                known.promises.said(*from, *to, message);
             }
         }
     }
@@ -124,8 +177,7 @@ impl Judge {
         if self.turns.is_multiple_of(CHECK_EVERY) {
             node.check();
         }
-        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
-        for group in groups {
+        for group in node.hosted() {
             if let Err((checker, text)) = self.look(index, node, group, has_read, &mut seen.marks) {
                 let text = format!("group {group}: {text}");
                 seen.failure.get_or_insert(Failure { checker, text });
@@ -148,15 +200,16 @@ impl Judge {
         let raft = replica.raft;
         let named = |checker| move |text| (checker, text);
         let group = self.groups.entry(id).or_default();
+        group.at.insert(index, raft.id());
         group
-            .promises
-            .observe(index, raft)
-            .map_err(named("promises"))?;
-        if group
-            .logs
-            .observe(index, raft)
-            .map_err(named("log-matching"))?
-        {
+            .memberships
+            .insert(index, Arc::clone(raft.membership()));
+        group
+            .members
+            .looked_at(raft, replica.state.is_some())
+            .map_err(named("replica-once"))?;
+        group.promises.observe(raft).map_err(named("promises"))?;
+        if group.logs.observe(raft).map_err(named("log-matching"))? {
             marks.push(Mark::Truncations);
         }
         let is_elected = group
@@ -173,8 +226,14 @@ impl Judge {
         }
         group
             .machine
-            .observe(index, raft)
+            .observe(raft)
             .map_err(named("state-machine-safety"))?;
+        for committed in group.machine.take_memberships() {
+            group
+                .members
+                .committed(&committed)
+                .map_err(named("members"))?;
+        }
         let repeated = group.machine.repeated();
         while group.repeated < repeated {
             group.repeated += 1;
@@ -183,7 +242,7 @@ impl Judge {
         if let Some((applied, keyspace)) = replica.state {
             let is_new = group
                 .replicas
-                .observe(index, applied, keyspace)
+                .observe(raft.id(), applied, keyspace)
                 .map_err(named("replica-equality"))?;
             if is_new {
                 self.clock.applied(id, keyspace.clock(), self.now);
@@ -209,6 +268,17 @@ impl Judge {
         }
         Ok(())
     }
+}
+
+/// Where the voters of a membership live, and those that a joint phase leads away from.
+fn places_of(membership: &Membership) -> [BTreeSet<NodeId>; 2] {
+    let places = |voters: &BTreeSet<ReplicaId>| {
+        let nodes = voters
+            .iter()
+            .filter_map(|voter| membership.nodes.get(voter));
+        nodes.copied().collect()
+    };
+    [places(&membership.voters), places(&membership.outgoing)]
 }
 
 /// How many turns pass between two looks at all invariants of a node; they cost as much as a turn.

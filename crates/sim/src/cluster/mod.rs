@@ -23,6 +23,7 @@ pub mod schedule;
 pub mod workload;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub struct Cluster {
     is_clock_wrong: Cell<bool>,
     /// The next election ends with a power cut of all.
     is_cut_at_election: Cell<bool>,
+    /// The sets of voters that the shard manager has ordered.
+    voters_to_be: RefCell<Vec<BTreeSet<NodeId>>>,
     /// A leader that is cut off from the other nodes: clients look what it says.
     lonely: Cell<Option<usize>>,
 }
@@ -98,7 +101,7 @@ impl Cluster {
     pub fn new(options: Options, is_traced: bool) -> Rc<Self> {
         let world = World::new(options.seed);
         let net = Net::new(&world);
-        let nodes = options.nodes;
+        let nodes = options.machines();
         let ends = (0..nodes)
             .map(|_| (0..nodes).map(|to| net.make_end(ServerId(to))).collect())
             .collect();
@@ -115,6 +118,7 @@ impl Cluster {
             is_closing: Cell::new(false),
             is_clock_wrong: Cell::new(false),
             is_cut_at_election: Cell::new(false),
+            voters_to_be: RefCell::default(),
             lonely: Cell::new(None),
             is_traced,
             options,
@@ -239,9 +243,46 @@ impl Cluster {
             after.streams_anew - before.streams_anew,
         );
         coverage.add(
+            Mark::ReplicasMade,
+            after.replicas_made - before.replicas_made,
+        );
+        coverage.add(
+            Mark::ReplicasDeleted,
+            after.replicas_deleted - before.replicas_deleted,
+        );
+        coverage.add(
+            Mark::OrdersRefused,
+            after.orders_refused - before.orders_refused,
+        );
+        coverage.add(
             Mark::RefusedAtApply,
             after.refused_at_apply - before.refused_at_apply,
         );
+    }
+
+    /// Whether a machine may be of no use for good: every group must keep a majority, of the members that it
+    /// has and of those that it is about to have, and enough machines must be left.
+    #[must_use]
+    pub fn may_lose(&self, index: usize) -> bool {
+        let hosts = self.hosts();
+        let is_impaired = |node: &NodeId| hosts[node.get() as usize - 1].is_impaired();
+        let impaired = hosts.iter().filter(|host| host.is_impaired()).count();
+        if hosts[index].is_impaired() || impaired >= hosts.len().saturating_sub(3).max(1) {
+            return false;
+        }
+        let victim = node_id(index);
+        let survives = |voters: &BTreeSet<NodeId>| {
+            let lost = voters
+                .iter()
+                .filter(|node| **node == victim || is_impaired(node));
+            lost.count() * 2 < voters.len()
+        };
+        let (judge, to_be) = (self.judge.borrow(), self.voters_to_be.borrow());
+        let sets = judge.sets_of_voters();
+        let sets = sets.iter();
+        let sets = sets.filter(|(machine, _)| !hosts[*machine].is_lost());
+        let sets = sets.map(|(_, set)| set);
+        sets.chain(to_be.iter()).all(survives)
     }
 
     /// Frames to this machine reach its process from now on.
@@ -324,8 +365,8 @@ impl Cluster {
 
     /// The network is whole and quick again.
     pub fn heal(&self) {
-        for from in 0..self.options.nodes {
-            for to in 0..self.options.nodes {
+        for from in 0..self.options.machines() {
+            for to in 0..self.options.machines() {
                 self.enable(from, to, true);
             }
         }

@@ -64,6 +64,8 @@ pub enum Danger {
     Snapshot,
     /// An operator restarts a node in good order.
     Shutdown,
+    /// A node's directory is emptied.
+    Wipe,
     /// Clients' connections break.
     Disconnect,
 }
@@ -90,6 +92,7 @@ impl Danger {
         Self::Transfer,
         Self::Snapshot,
         Self::Shutdown,
+        Self::Wipe,
         Self::Disconnect,
     ];
 
@@ -102,6 +105,7 @@ impl Danger {
                 | Self::Weather
                 | Self::FlipLog
                 | Self::FlipSnapshot
+                | Self::Wipe
                 | Self::Transfer
         )
     }
@@ -112,9 +116,13 @@ impl Danger {
 pub struct Options {
     /// The seed; everything else follows from it.
     pub seed: u64,
-    /// How many nodes there are.
+    /// How many nodes the cluster begins with.
     pub nodes: usize,
-    /// How many shards there are; each has a replica on every node.
+    /// How many more there are, which hold nothing at first.
+    pub spares: usize,
+    /// Whether replicas, shards and nodes come and go.
+    pub changes: bool,
+    /// How many shards it begins with; each has a replica on every node of the beginning.
     pub shards: u64,
     /// The dangers that it meets.
     pub dangers: Vec<Danger>,
@@ -167,10 +175,13 @@ impl Options {
             .filter(|danger| nodes > 1 || danger.suits_one_node())
             .filter(|_| prng.chance(per_mille, 1000))
             .collect();
+        let changes = nodes > 1 && draw_changes(seed);
         let segment_bytes = *prng.pick(&[32 << 10, 64 << 10, 256 << 10]).expect("one");
         Self {
             seed,
             nodes,
+            spares: if changes { 3 } else { 0 },
+            changes,
             shards: draw_shards(seed),
             dangers,
             storm: Duration::from_secs(60),
@@ -195,7 +206,26 @@ impl Options {
         }
     }
 
-    /// The groups that there are.
+    /// How many machines there are.
+    #[must_use]
+    pub fn machines(&self) -> usize {
+        self.nodes + self.spares
+    }
+
+    /// Whether a shard manager has anything to do.
+    #[must_use]
+    pub fn is_managed(&self) -> bool {
+        self.shards > 1 || self.changes
+    }
+
+    /// Replicas, shards and nodes come and go, if there are nodes for it.
+    pub fn make_changes(&mut self) {
+        if self.nodes > 1 {
+            (self.changes, self.spares) = (true, 3);
+        }
+    }
+
+    /// The groups that it begins with.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
         (1..=self.shards).map(GroupId)
     }
@@ -209,7 +239,7 @@ impl Options {
             group,
             slots: Arc::new(SlotSet::of_runs([slots])),
             replicas: (1..=nodes).map(replica).collect(),
-            preferred: (self.shards > 1).then(|| node_id((place % nodes) as usize)),
+            preferred: self.is_managed().then(|| node_id((place % nodes) as usize)),
         }
     }
 
@@ -219,16 +249,12 @@ impl Options {
         self.dangers.contains(&danger)
     }
 
-    /// How many nodes may fail for good.
-    #[must_use]
-    pub fn minority(&self) -> usize {
-        (self.nodes - 1) / 2
-    }
-
     /// What node `node` (from 0) is told in its life number `life`.
     #[must_use]
     pub fn config(&self, node: usize, life: u64) -> Config {
-        let ids = 1..=self.nodes as u64;
+        // Of nodes that come later one learns later.
+        let ids = (1..=self.nodes as u64).filter(|id| NodeId(*id) != node_id(node));
+        let ids = ids.chain([node_id(node).get()]);
         let member = |id: u64| {
             let port = PORT_BASE + id as u16;
             Member {
@@ -248,6 +274,9 @@ impl Options {
             members: ids.map(|id| (NodeId(id), member(id))).collect(),
             groups: self.groups().map(|group| self.spec(group)).collect(),
             announces_replicas: true,
+            founding: None,
+            node_dead_ticks: 1000,
+            move_bytes_per_tick: None,
             password: None,
             tick_ms: self.tick_ms,
             heartbeat_ticks: (100 / self.tick_ms) as u32,
@@ -276,6 +305,11 @@ impl Options {
 fn draw_shards(seed: u64) -> u64 {
     let mut prng = Prng::new(seed ^ 0x5368_6172_6473_0001);
     *prng.pick(&[1, 1, 1, 2, 2, 3]).expect("a choice")
+}
+
+/// In half of the seeds replicas come and go; in the others misfortunes get deepest.
+fn draw_changes(seed: u64) -> bool {
+    Prng::new(seed ^ 0x4368_616e_6765_0001).chance(1, 2)
 }
 
 /// The id of node `node`, counted from 0.

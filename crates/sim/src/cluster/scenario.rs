@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use kvorum_base::GroupId;
+
 use super::client::{Answer, Client, Request};
 use super::coverage::Coverage;
 use super::judge::Failure;
@@ -75,7 +77,7 @@ async fn play(cluster: Rc<Cluster>) {
     cluster.is_closing.set(true);
     if !clients_end(&cluster, clients).await
         || !wait(&cluster, "the end of all moves", || manager.is_idle()).await
-        || !nodes_agree(&cluster).await
+        || !nodes_agree(&cluster, &manager).await
         || !write_succeeds(&cluster).await
     {
         return;
@@ -113,15 +115,18 @@ async fn clients_end(cluster: &Rc<Cluster>, clients: Vec<Joining<()>>) -> bool {
     .await
 }
 
-async fn nodes_agree(cluster: &Rc<Cluster>) -> bool {
-    let agree = |group| {
-        let live = cluster.hosts().into_iter().filter(|host| !host.is_lost());
+async fn nodes_agree(cluster: &Rc<Cluster>, manager: &Manager) -> bool {
+    let agree = |(group, voters): (GroupId, Vec<usize>)| {
+        let hosts = voters
+            .into_iter()
+            .map(|voter| cluster.hosts()[voter].clone());
+        let live = hosts.filter(|host| !host.is_lost());
         let positions: Vec<_> = live
             .map(|host| host.with_node(|node| position(node, group)).flatten())
             .collect();
         has_converged(&positions)
     };
-    let agree = || cluster.options.groups().all(agree);
+    let agree = || manager.groups().into_iter().all(agree);
     wait(cluster, "the same state on all live nodes", agree).await
 }
 

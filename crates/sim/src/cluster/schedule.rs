@@ -109,7 +109,7 @@ impl Strike {
             Danger::Transfer => self.transfer(),
             Danger::Snapshot => {
                 let host = self.host();
-                for group in self.cluster.options.groups() {
+                for group in host.hosted() {
                     host.deliver_now(Incoming::Control(Control::Snapshot { group }));
                 }
             }
@@ -117,6 +117,7 @@ impl Strike {
                 let host = self.host();
                 host.deliver_now(Incoming::Control(Control::Shutdown));
             }
+            Danger::Wipe => self.wipe(),
             Danger::Disconnect => {
                 if self.host().disconnect_one() {
                     self.cluster.hit(Mark::Disconnects);
@@ -141,7 +142,7 @@ impl Strike {
     }
 
     async fn partition(&mut self) {
-        let nodes = self.cluster.options.nodes;
+        let nodes = self.cluster.options.machines();
         self.cluster.hit(Mark::Partitions);
         let victim = self.host().index();
         let other = self.prng.index(nodes);
@@ -311,9 +312,7 @@ impl Strike {
     /// Ends a process, flips a bit, and starts it again; if a minority at most suffers.
     fn flip(&mut self, flip: impl Fn(&Host) -> bool) -> bool {
         let host = self.host();
-        let hosts = self.cluster.hosts();
-        let impaired = hosts.iter().filter(|host| host.is_impaired()).count();
-        if host.is_impaired() || impaired >= self.cluster.options.minority() {
+        if !self.cluster.may_lose(host.index()) {
             return false;
         }
         let end = match self.prng.chance(1, 2) {
@@ -328,6 +327,16 @@ impl Strike {
         });
         host.start();
         has_flipped
+    }
+
+    /// Somebody empties a directory, and what starts there with the same flags is another node.
+    fn wipe(&mut self) {
+        let host = self.host();
+        if self.cluster.options.changes && self.cluster.may_lose(host.index()) {
+            self.cluster.hit(Mark::WipedNodes);
+            host.wipe();
+            host.start();
+        }
     }
 
     fn flip_snapshot(&mut self) {
@@ -396,9 +405,9 @@ impl Strike {
         self.cluster.hit(Mark::Transfers);
         let to = self.prng.index(hosts.len() + 1);
         let to = hosts.get(to).map(|host| node_id(host.index()));
-        let groups = self.cluster.options.groups();
+        let groups = leader.hosted();
         let led = |group: &GroupId| leads_group(leader, *group);
-        if let Some(group) = groups.filter(led).last() {
+        if let Some(group) = groups.into_iter().rfind(led) {
             leader.deliver_now(Incoming::Control(Control::Transfer { group, to }));
         }
     }

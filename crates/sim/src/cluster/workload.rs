@@ -551,7 +551,7 @@ impl Worker {
     /// Scans for the keys that this client has written once: all are there.
     async fn scan(&mut self) {
         let cluster = Rc::clone(&self.client.cluster);
-        if cluster.options.shards > 1 {
+        if cluster.options.is_managed() {
             // One node's walk shows what it is primary of, and that changes.
             return;
         }

@@ -109,6 +109,9 @@ impl Setup {
         };
         Options {
             nodes: self.servers,
+            // Its servers are all there is.
+            spares: 0,
+            changes: false,
             shards: 1,
             dangers: Vec::new(),
             latency: Duration::ZERO,

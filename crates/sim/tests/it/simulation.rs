@@ -24,6 +24,7 @@ fn nothing_goes_wrong() {
         let mut options = Options::draw(seed);
         options.nodes = 3;
         options.dangers.clear();
+        options.make_changes();
         passes(options);
     });
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvorum_base::{ConnId, NodeId, UnixMillis};
+use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
 use kvorum_node::format::peer::{self, PeerMessage};
 use kvorum_node::{Effect, Event, SegmentId, StopReason};
 
@@ -12,7 +12,7 @@ use super::{End, Host, Incoming, Process, State, WALL_EVERY};
 use crate::cluster::Cluster;
 use crate::cluster::client::Connection;
 use crate::cluster::coverage::Mark;
-use crate::cluster::options::{Danger, GROUP, WALL_START_MS, node_id};
+use crate::cluster::options::{Danger, WALL_START_MS, node_id};
 use crate::disk::FileName;
 use crate::world::{Time, ms};
 
@@ -38,7 +38,7 @@ impl Host {
         let cluster = self.cluster();
         let mut state = self.state.borrow_mut();
         let wall = self.wall(&state, cluster.world.now());
-        let State { process, .. } = &mut *state;
+        let State { process, disk, .. } = &mut *state;
         let Some(process) = process.as_mut().filter(|process| process.life == life) else {
             return;
         };
@@ -70,12 +70,15 @@ impl Host {
         );
         drop(judge);
         cluster.saw(seen);
-        let has_state = process
-            .node
-            .inspect(GROUP)
-            .is_some_and(|replica| replica.state.is_some());
-        let is_flipped_there =
-            |flipped: &FileName| !has_state || state.disk.read(flipped).is_some();
+        let node = &process.node;
+        let has_state = |group| {
+            let replica = node.inspect(GroupId(group));
+            replica.is_none_or(|replica| replica.state.is_some())
+        };
+        let is_flipped_there = |flipped: &FileName| match flipped {
+            FileName::Snapshot { group, .. } => !has_state(*group) || disk.read(flipped).is_some(),
+            _ => false,
+        };
         if self
             .awaits_repair
             .borrow_mut()
@@ -171,7 +174,11 @@ impl Host {
                     let group = group.get();
                     state.disk.remove(&FileName::Snapshot { group, number });
                 }
+                // Every machine can be reached by its number.
+                Effect::Peers(_) => {}
                 Effect::Again | Effect::Continue => self.schedule_turn(state),
+                // Only operators of a shard manager are answered so.
+                Effect::Managed { .. } => {}
                 Effect::Note(note) => {
                     cluster.trace(|| format!("node {}: {}", node_id(self.index), note.text));
                 }
@@ -200,7 +207,7 @@ impl Host {
         let frame = Bytes::from(pieces.concat());
         let (_, messages) = peer::decode(&frame.slice(peer::PREFIX_BYTES..))
             .expect("a node's own frame can be read");
-        cluster.judge.borrow_mut().said(self.index, &messages);
+        cluster.judge.borrow_mut().said(&messages);
         if state.is_lost {
             self.check_silence(&messages);
         }

@@ -1,0 +1,92 @@
+//! What the logs of this node's groups have decided and the shard manager does not know yet.
+//!
+//! Evidence is told by the primary of the group whose log has it, once that has applied it, and told
+//! again until the manager's state shows it. Told twice it is refused the second time: no harm.
+
+use std::collections::BTreeMap;
+
+use kvorum_base::MoveId;
+use kvorum_cluster::{Command, Evidence, OrderNumber};
+
+use super::ask::Who;
+use crate::group::Group;
+use crate::limits::EVIDENCE_TICKS;
+use crate::moves::state::Ended;
+use crate::node::Node;
+
+/// When what was last told.
+#[derive(Debug, Default)]
+pub(super) struct Evidences {
+    moves: BTreeMap<MoveId, u64>,
+    orders: BTreeMap<OrderNumber, u64>,
+}
+
+impl Node {
+    /// Tells what is known of open moves and of orders.
+    pub(super) fn tell_evidence(&mut self) {
+        self.tell_evidence_of_orders();
+        self.tell_evidence_of_moves();
+    }
+
+    fn tell_evidence_of_orders(&mut self) {
+        let now = self.shared.now_tick;
+        let evidence = self.evidence();
+        let told = &mut self.shared.manager.evidences.orders;
+        told.retain(|order, _| evidence.iter().any(|(known, _)| known == order));
+        for (order, outcome) in evidence {
+            let told = &mut self.shared.manager.evidences.orders;
+            if told
+                .get(&order)
+                .is_some_and(|tick| now < tick + EVIDENCE_TICKS)
+            {
+                continue;
+            }
+            told.insert(order, now);
+            self.manage(Command::CloseOrder { order, outcome }.into(), Who::Nobody);
+        }
+    }
+
+    fn tell_evidence_of_moves(&mut self) {
+        let Some(cluster) = self.shared.cluster.clone() else {
+            return;
+        };
+        let now = self.shared.now_tick;
+        let told = &mut self.shared.manager.evidences.moves;
+        told.retain(|id, _| cluster.moves().contains_key(id));
+        for (id, open) in cluster.moves() {
+            let told = self.shared.manager.evidences.moves.get(id);
+            if told.is_some_and(|tick| now < tick + EVIDENCE_TICKS) {
+                continue;
+            }
+            let of = |group| self.groups.iter().find(|own| own.id == group);
+            let target = of(open.to).and_then(|group| group.evidence_as_target(*id));
+            let source = open.from.and_then(of);
+            let source = source.and_then(|group| group.evidence_as_source(*id));
+            let Some(evidence) = target.or(source) else {
+                continue;
+            };
+            self.shared.manager.evidences.moves.insert(*id, now);
+            let close = Command::CloseMove { id: *id, evidence };
+            self.manage(close.into(), Who::Nobody);
+        }
+    }
+}
+
+impl Group {
+    /// How a move to this group ended, if its log has decided.
+    fn evidence_as_target(&self, id: MoveId) -> Option<Evidence> {
+        let (by, at) = (self.id, self.may_drive().then(|| self.raft.applied())?);
+        match self.moves().ended.get(&id)? {
+            Ended::Received => Some(Evidence::Received { by, at }),
+            Ended::Refused => Some(Evidence::Refused { by, at }),
+            Ended::Cancelled | Ended::Dropped | Ended::Returned => None,
+        }
+    }
+
+    /// Whether a move from this group was cancelled before it was sealed.
+    fn evidence_as_source(&self, id: MoveId) -> Option<Evidence> {
+        let (by, at) = (self.id, self.may_drive().then(|| self.raft.applied())?);
+        let cancelled = self.moves().ended.get(&id) == Some(&Ended::Cancelled);
+        cancelled.then_some(Evidence::Cancelled { by, at })
+    }
+}

@@ -1,0 +1,312 @@
+//! One node makes a replica and deletes it, as ordered, and remembers both.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kvorum_base::{ClusterId, GroupId, NodeId, Planted, ReplicaId, UnixMillis};
+use kvorum_cluster::{
+    Address, Addresses, Capacity, Command, NewShard, OrderNumber, Outcome, Plan, PlannedGroup,
+    PlannedNode, Reply, Settings, ShardRef, State,
+};
+use kvorum_node::log::{LogOptions, Recovery};
+use kvorum_node::start::Snapshots;
+use kvorum_node::{BatchSeq, Config, Control, Effect, Event, Member, Node, SegmentId};
+
+const NODE: NodeId = NodeId(2);
+const SEGMENT_BYTES: u32 = 32 << 10;
+
+/// The shard manager's state, and how it goes on.
+struct Manager(State);
+
+impl Manager {
+    /// Two nodes, and a shard on the first.
+    fn new() -> Self {
+        let addresses = |node: u64| {
+            let port = 7000 + node as u16;
+            let at = |port| Address {
+                host: "127.0.0.1".to_owned(),
+                port,
+            };
+            Addresses {
+                client: at(port),
+                replica: at(port + 50),
+                peer: at(port + 100),
+                http: at(port + 200),
+                other_names: Vec::new(),
+            }
+        };
+        let node = |node: u64| {
+            let planned = PlannedNode {
+                directory: node,
+                addresses: addresses(node),
+                capacity: Capacity::default(),
+            };
+            (NodeId(node), planned)
+        };
+        let group = |replica: u64| PlannedGroup {
+            name: "first".to_owned(),
+            replicas: BTreeMap::from([(ReplicaId(replica), NodeId(1))]),
+            preferred: None,
+            wanted: 1,
+        };
+        let plan = Plan {
+            cluster: ClusterId(7),
+            slot_count: 16384,
+            last_shard_may_leave: false,
+            settings: Settings::default(),
+            nodes: [node(1), node(2)].into(),
+            manager: group(1),
+            shards: BTreeMap::from([(GroupId(1), group(2))]),
+        };
+        Self(State::initial(&plan).expect("a sound plan"))
+    }
+
+    fn apply(&mut self, command: Command) -> Reply {
+        let index = self.0.applied().next();
+        let reply = self.0.apply(index, &command.into());
+        assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+        reply
+    }
+
+    /// A second shard, of one replica, on the node at hand; with its order.
+    fn found(&mut self) -> (GroupId, OrderNumber) {
+        let shard = NewShard {
+            name: "second".to_owned(),
+            nodes: vec![NODE],
+            wanted: 1,
+        };
+        let Reply::Joined { groups, .. } = self.apply(Command::Join {
+            shards: vec![shard],
+        }) else {
+            panic!("it joins");
+        };
+        (groups[0], self.order())
+    }
+
+    /// The order to the node that is outstanding.
+    fn order(&self) -> OrderNumber {
+        let mut orders = self.0.orders_for_node(NODE);
+        let (order, _) = orders.next().expect("an order");
+        assert_eq!(orders.next(), None);
+        order
+    }
+
+    fn close(&mut self, order: OrderNumber, outcome: Outcome) {
+        self.apply(Command::CloseOrder { order, outcome });
+    }
+}
+
+/// The node, and a disk that holds what was synced.
+struct Desk {
+    node: Node,
+    segments: BTreeMap<SegmentId, Vec<u8>>,
+    unsynced: Vec<(SegmentId, u32, BatchSeq, Bytes)>,
+}
+
+fn config() -> Config {
+    let member = Member {
+        host: "127.0.0.1".to_owned(),
+        port: 7002,
+        replica_host: "127.0.0.1".to_owned(),
+        replica_port: 7050,
+        peer_port: 7102,
+        http_port: 7202,
+    };
+    Config {
+        node: NODE,
+        cluster: ClusterId(7),
+        incarnation: 1,
+        hash_key: [7; 16],
+        members: BTreeMap::from([(NODE, member)]),
+        groups: Vec::new(),
+        announces_replicas: true,
+        founding: None,
+        password: None,
+        tick_ms: 10,
+        heartbeat_ticks: 10,
+        election_ticks_min: 50,
+        election_ticks_max: 100,
+        deadline_ticks: 500,
+        checkpoint_ticks: 100,
+        memory_bytes_max: None,
+        clock_skew_ms_max: 1000,
+        move_bytes_per_tick: None,
+        node_dead_ticks: 30_000,
+        log: LogOptions::small(SEGMENT_BYTES),
+        snapshot_after_log_bytes: 1 << 20,
+        append_bytes_max: 1 << 20,
+        chunk_bytes: 1 << 16,
+        log_cache_bytes: 1 << 20,
+        planted: Planted::default(),
+    }
+}
+
+impl Desk {
+    fn start(segments: BTreeMap<SegmentId, Vec<u8>>) -> Self {
+        let config = config();
+        let mut recovery = Recovery::new(&config.log, !segments.is_empty());
+        for (segment, bytes) in &segments {
+            recovery.feed(*segment, bytes);
+        }
+        let recovered = recovery.finish().expect("an intact log");
+        let mut effects = Vec::new();
+        let node = Node::start(config, Some(recovered), Snapshots::new(), 1, &mut effects);
+        let mut desk = Self {
+            node,
+            segments,
+            unsynced: Vec::new(),
+        };
+        desk.carry_out(effects);
+        desk.event(Event::Wall(UnixMillis(1_000_000)));
+        desk.turn();
+        desk.sync();
+        desk
+    }
+
+    /// The power fails: what was not synced is gone.
+    fn restart(self) -> Self {
+        Self::start(self.segments)
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        let mut effects = Vec::new();
+        self.node.step(event, &mut effects);
+        self.carry_out(effects);
+    }
+
+    fn turn(&mut self) {
+        self.event(Event::EndOfTurn);
+        self.node.check();
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Append {
+                    segment,
+                    offset,
+                    upto,
+                    frame,
+                } => self.unsynced.push((segment, offset, upto, frame)),
+                Effect::PrepareSegment { segment } => {
+                    self.event(Event::SegmentReady { segment });
+                    self.turn();
+                }
+                Effect::Again | Effect::Continue => self.turn(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Syncs until nothing more is written.
+    fn sync(&mut self) {
+        while !self.unsynced.is_empty() {
+            let (segment, offset, upto, frame) = self.unsynced.remove(0);
+            let empty = || vec![0; SEGMENT_BYTES as usize];
+            let file = self.segments.entry(segment).or_insert_with(empty);
+            file[offset as usize..offset as usize + frame.len()].copy_from_slice(&frame);
+            self.event(Event::Synced { upto });
+            self.turn();
+        }
+    }
+
+    /// Tells a state, and lets the node do what it says, short of the sync.
+    fn tell(&mut self, state: &State) {
+        let state = state.clone().into();
+        self.event(Event::Control(Control::Cluster(state)));
+        self.event(Event::Tick);
+        self.turn();
+    }
+
+    fn hosts(&self, group: GroupId) -> bool {
+        self.node.hosted().any(|hosted| hosted == group)
+    }
+}
+
+#[test]
+fn a_founder_is_made_once_and_leads_alone() {
+    let (mut manager, mut desk) = (Manager::new(), Desk::start(BTreeMap::new()));
+    let (group, order) = manager.found();
+    desk.tell(&manager.0);
+    assert!(desk.hosts(group));
+    assert_eq!(desk.node.evidence(), [], "nothing is durable yet");
+    desk.sync();
+    assert_eq!(desk.node.evidence(), [(order, Outcome::Created)]);
+    for _ in 0..200 {
+        desk.event(Event::Tick);
+        desk.turn();
+        desk.sync();
+    }
+    let status = desk.node.status();
+    let made = status.groups.first().expect("the replica");
+    assert!(made.leading && made.slots.is_empty(), "{made:?}");
+
+    let mut desk = desk.restart();
+    assert!(desk.hosts(group), "the log knows it");
+    desk.tell(&manager.0);
+    desk.sync();
+    assert_eq!(desk.node.evidence(), [(order, Outcome::Created)]);
+    assert_eq!(desk.node.counters().replicas_made, 0);
+}
+
+#[test]
+fn a_deleted_replica_is_never_made_again() {
+    let (mut manager, mut desk) = (Manager::new(), Desk::start(BTreeMap::new()));
+    let (group, made) = manager.found();
+    let long_ago = manager.0.clone();
+    desk.tell(&manager.0);
+    desk.sync();
+    manager.close(made, Outcome::Created);
+    manager.apply(Command::Leave {
+        shards: vec![ShardRef::Group(group)],
+    });
+    manager.apply(Command::Retire { group });
+    let deleted = manager.order();
+
+    desk.tell(&manager.0);
+    assert!(!desk.hosts(group));
+    assert_eq!(desk.node.evidence(), [], "a power cut would bring it back");
+    desk = desk.restart();
+    assert!(desk.hosts(group), "as said");
+    desk.tell(&manager.0);
+    desk.sync();
+    assert_eq!(desk.node.evidence(), [(deleted, Outcome::Deleted)]);
+
+    let mut desk = desk.restart();
+    desk.tell(&long_ago);
+    desk.sync();
+    assert!(!desk.hosts(group));
+    assert_eq!(desk.node.evidence(), [(made, Outcome::Refused)]);
+}
+
+#[test]
+fn a_replica_that_joins_waits_for_the_state_of_its_group() {
+    let (mut manager, mut desk) = (Manager::new(), Desk::start(BTreeMap::new()));
+    let group = GroupId(1);
+    let wanted = 2;
+    manager.apply(Command::SetReplicas { group, wanted });
+    manager.apply(Command::ChangeReplicas {
+        group,
+        expected: manager.0.shards()[&group].membership,
+        add: Some(NODE),
+        remove: None,
+    });
+    let order = manager.order();
+    desk.tell(&manager.0);
+    desk.sync();
+    let waits = |desk: &Desk| {
+        let replica = desk.node.inspect(group).expect("it is there");
+        assert!(replica.state.is_none() && !replica.raft.is_leader());
+    };
+    waits(&desk);
+    let mut desk = desk.restart();
+    waits(&desk);
+    desk.tell(&manager.0);
+    for _ in 0..300 {
+        desk.event(Event::Tick);
+        desk.turn();
+        desk.sync();
+    }
+    waits(&desk);
+    assert_eq!(desk.node.evidence(), [(order, Outcome::Created)]);
+}
