@@ -189,8 +189,8 @@ const CONFIG: &[Spec] = &[
 
 const CLUSTER: &[Spec] = &[
     not_by_clients("cluster|addslots", -3),
-    not_by_clients("cluster|addslotsrange", -4),
-    not_by_clients("cluster|bumpepoch", 2),
+    not_by_clients("cluster|addslotsrange", -4).docs(Group::Cluster, "7.0.0", BY_CTL),
+    not_by_clients("cluster|bumpepoch", 2).tips(NONDETERMINISTIC),
     cluster(
         "cluster|countkeysinslot",
         3,
@@ -198,9 +198,9 @@ const CLUSTER: &[Spec] = &[
     )
     .docs(Group::Cluster, "3.0.0", "Counts the keys of a slot."),
     not_by_clients("cluster|delslots", -3),
-    not_by_clients("cluster|delslotsrange", -4),
+    not_by_clients("cluster|delslotsrange", -4).docs(Group::Cluster, "7.0.0", BY_CTL),
     cluster("cluster|failover", -2, NodeCommand::ClusterFailover)
-        .flags(Flags::ADMIN)
+        .flags(Flags::ADMIN.with(Flags::NO_ASYNC_LOADING))
         .docs(
             Group::Cluster,
             "3.0.0",
@@ -248,7 +248,7 @@ const CLUSTER: &[Spec] = &[
         .tips(NONDETERMINISTIC)
         .docs(Group::Cluster, "5.0.0", "Lists the replicas of a primary."),
     not_by_clients("cluster|replicate", 3),
-    not_by_clients("cluster|reset", -2),
+    by_hand("cluster|reset", -2).flags(Flags::NOSCRIPT),
     not_by_clients("cluster|set-config-epoch", 3),
     not_by_clients("cluster|setslot", -4),
     cluster("cluster|shards", 2, NodeCommand::ClusterShards)
@@ -276,15 +276,17 @@ const fn cluster(name: &'static str, arity: i32, command: NodeCommand) -> Spec {
     Spec::node(name, arity, command).flags(Flags::STALE)
 }
 
+const BY_CTL: &str = "Refused: nodes and slots are looked after with `kvorum ctl`.";
+
 /// What Redis Cluster has for putting a cluster together by hand.
 const fn not_by_clients(name: &'static str, arity: i32) -> Spec {
+    by_hand(name, arity).flags(Flags::NO_ASYNC_LOADING)
+}
+
+const fn by_hand(name: &'static str, arity: i32) -> Spec {
     Spec::pure(name, arity, see_ctl)
         .flags(Flags::ADMIN.with(Flags::STALE))
-        .docs(
-            Group::Cluster,
-            "3.0.0",
-            "Refused: nodes and slots are looked after with `kvorum ctl`.",
-        )
+        .docs(Group::Cluster, "3.0.0", BY_CTL)
 }
 
 fn see_ctl(args: Args<'_>, replies: &mut Replies<'_>) {

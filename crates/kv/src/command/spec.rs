@@ -249,6 +249,8 @@ bits! {
         LOADING = "loading",
         /// Allowed on a replica that lost its primary.
         STALE = "stale",
+        /// Not while a replica loads what its primary sends.
+        NO_ASYNC_LOADING = "no_async_loading",
         /// Constant or logarithmic time.
         FAST = "fast",
         /// Allowed before authentication.
