@@ -10,8 +10,11 @@ use serde::de::DeserializeOwned;
 use super::admin::{PROOF_HEADER, prove};
 use crate::secret::Secret;
 
-/// How long connecting, and each read, may take.
+/// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer may take: longer than a node waits for the shard manager, so that what it then says is
+/// heard.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(40);
 /// Longest answer.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
@@ -77,7 +80,7 @@ fn exchange(address: &str, head: &[u8], body: &[u8]) -> std::io::Result<Vec<u8>>
     for target in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&target, PATIENCE) {
             Ok(mut stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
                 stream.write_all(head)?;
                 stream.write_all(body)?;

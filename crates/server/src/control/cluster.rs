@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{GroupId, MoveId, NodeId, Slot};
 use kvorum_cluster as cluster;
 use kvorum_cluster::{Command, MANAGER, NewShard, Reply, ShardRef, SlotRuns, State};
@@ -103,7 +104,7 @@ impl Order {
                 shards: vec![shard_ref(shard)],
             },
             Self::MoveSlots { slots, shard } => Command::Assign {
-                slots: SlotRuns::of_runs(slots.iter().copied()),
+                slots: sound_slots(slots)?,
                 shard: shard_ref(shard),
             },
             Self::Rebalance => Command::Rebalance,
@@ -134,6 +135,15 @@ impl Order {
                 Command::Configure { settings }
             }
         })
+    }
+}
+
+/// Slots that there are. Others would stand in the manager's log and could not be read back.
+fn sound_slots(runs: &[(u16, u16)]) -> Result<SlotRuns, String> {
+    let sound = |(first, last): &(u16, u16)| first <= last && *last < SLOT_COUNT;
+    match runs.iter().all(sound) && !runs.is_empty() {
+        true => Ok(SlotRuns::of_runs(runs.iter().copied())),
+        false => Err(format!("slots are runs within 0 to {}", SLOT_COUNT - 1)),
     }
 }
 
@@ -468,5 +478,25 @@ fn move_picture((id, open): (&MoveId, &cluster::Move)) -> MovePicture {
         to: open.to.get(),
         slots: open.slots.len(),
         cancelled: open.cancel_requested,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_that_there_are_not_never_reach_the_manager() {
+        for wrong in [
+            &[][..],
+            &[(0, SLOT_COUNT)],
+            &[(0, 65535)],
+            &[(5, 4)],
+            &[(0, 1), (9, 8)],
+        ] {
+            assert!(sound_slots(wrong).is_err(), "{wrong:?}");
+        }
+        let runs = sound_slots(&[(0, 9), (SLOT_COUNT - 1, SLOT_COUNT - 1)]).expect("sound");
+        assert_eq!(runs.len(), 11);
     }
 }
