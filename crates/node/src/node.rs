@@ -263,8 +263,6 @@ impl Node {
             for group in &mut self.groups {
                 group.tick(&mut self.shared, effects);
             }
-        }
-        if self.serving() {
             self.tick_manager();
         }
         self.refuse_overdue_held();

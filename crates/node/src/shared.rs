@@ -60,8 +60,8 @@ pub(crate) struct Shared {
     pub(crate) move_allowance: u64,
     /// All shards: at first those that the cluster was made with, then as the shard manager has it.
     pub(crate) shards: BTreeMap<GroupId, KnownShard>,
-    /// The version of the manager's state that they are of.
-    shards_epoch: Epoch,
+    /// The version of what the manager shows that they and the members are of.
+    learnt_epoch: Epoch,
     /// What it wants moved.
     pub(crate) orders: MoveOrders,
     /// Its dealings with the shard manager.
@@ -94,7 +94,7 @@ impl Shared {
             cluster: None,
             move_allowance: 0,
             shards: shards_of(&config),
-            shards_epoch: Epoch::ZERO,
+            learnt_epoch: Epoch::ZERO,
             orders: MoveOrders::default(),
             manager: Manager::default(),
             primaries: BTreeMap::new(),
@@ -127,11 +127,11 @@ impl Shared {
         if known.is_none_or(|known| known.applied() < cluster.applied()) {
             self.orders = MoveOrders::of(cluster);
             self.cluster = Some(Arc::clone(cluster));
-            if self.shards_epoch != cluster.epoch() {
-                self.shards_epoch = cluster.epoch();
+            if self.learnt_epoch != cluster.epoch() {
+                self.learnt_epoch = cluster.epoch();
                 self.learn_shards(cluster);
+                self.learn_nodes(cluster);
             }
-            self.learn_nodes(cluster);
         }
     }
 

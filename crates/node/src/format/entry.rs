@@ -197,11 +197,7 @@ pub(crate) fn put_taken(out: &mut Vec<u8>, taken: Taken) {
 
 pub(crate) fn read_taken(reader: &mut Reader<'_>) -> Result<Taken, Malformed> {
     let order = OrderNumber(reader.u64("order")?);
-    let refused = match reader.u8("refused")? {
-        0 => false,
-        1 => true,
-        _ => return Err(reader.malformed("refused")),
-    };
+    let refused = super::read_flag(reader, "refused")?;
     Ok(Taken { order, refused })
 }
 

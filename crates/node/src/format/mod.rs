@@ -61,6 +61,15 @@ pub(crate) fn read_count(reader: &mut Reader<'_>, what: &'static str) -> Result<
     bounded(number, reader, what)
 }
 
+/// Yes or no in a byte.
+pub(crate) fn read_flag(reader: &mut Reader<'_>, what: &'static str) -> Result<bool, Malformed> {
+    match reader.u8(what)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(reader.malformed(what)),
+    }
+}
+
 /// A set of slots: how many runs it has, a varint, and of each the first and the last slot, two bytes
 /// each.
 pub(crate) fn put_slots(out: &mut Vec<u8>, slots: &SlotSet) {

@@ -47,7 +47,7 @@ use kvorum_base::cursor::{put_block, put_varint};
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{GroupId, Malformed, MoveId, Reader, Slot, SlotSet, UnixMillis};
 
-use super::{put_slots, read_slots};
+use super::{put_slots, read_flag, read_slots};
 use crate::moves::state::{Ended, Incoming, Moves, Outgoing, Sealed};
 
 /// A piece of the stream from the source to the target.
@@ -502,14 +502,6 @@ pub fn put_moves(out: &mut Vec<u8>, moves: &Moves) {
         put_numbers(out, &[id.0, to.0]);
     }
     out.push(u8::from(*has_sealed));
-}
-
-fn read_flag(reader: &mut Reader<'_>, what: &'static str) -> Result<bool, Malformed> {
-    match reader.u8(what)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(reader.malformed(what)),
-    }
 }
 
 fn read_outgoing(reader: &mut Reader<'_>) -> Result<(MoveId, Outgoing), Malformed> {

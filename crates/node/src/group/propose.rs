@@ -1,6 +1,7 @@
 //! What a primary appends, and when: batches of writes, clock advances, checkpoints.
 
-use kvorum_base::{Index, UnixMillis};
+use bytes::Bytes;
+use kvorum_base::{Index, Term, UnixMillis};
 use kvorum_cluster::Request;
 use kvorum_raft::ProposeRefused;
 
@@ -40,9 +41,20 @@ impl Group {
     }
 
     fn propose(&mut self, builder: EntryBuilder, shared: &Shared) -> Result<Index, ProposeRefused> {
+        self.propose_entry(shared, |term, index, clock| {
+            builder.seal(term, index, clock)
+        })
+    }
+
+    /// Appends the entry that is made for the next place in the log, with the time of now.
+    pub(crate) fn propose_entry(
+        &mut self,
+        shared: &Shared,
+        encode: impl FnOnce(Term, Index, UnixMillis) -> Bytes,
+    ) -> Result<Index, ProposeRefused> {
         let clock = self.entry_clock(shared);
-        self.raft
-            .propose(builder.seal(self.raft.term(), self.raft.next_index(), clock))
+        let data = encode(self.raft.term(), self.raft.next_index(), clock);
+        self.raft.propose(data)
     }
 
     /// Proposes a request to the shard manager; `None` if it was not taken, and never will be.
@@ -50,15 +62,13 @@ impl Group {
         if !shared.log.writable() {
             return None;
         }
-        let clock = self.entry_clock(shared);
-        let (term, index) = (self.raft.term(), self.raft.next_index());
-        let data = encode_request(term, index, clock, request);
-        self.raft.propose(data).ok()
+        let entry = |term, index, clock| encode_request(term, index, clock, request);
+        self.propose_entry(shared, entry).ok()
     }
 
     /// The clock of the next entry: the median of the voters' clocks; zero, which moves nothing,
     /// while too few are known. That it never steps back is seen to at apply.
-    pub(crate) fn entry_clock(&self, shared: &Shared) -> UnixMillis {
+    pub(super) fn entry_clock(&self, shared: &Shared) -> UnixMillis {
         let membership = self.raft.membership();
         let voters = membership
             .voters
@@ -95,9 +105,7 @@ impl Group {
         }
         self.next_checkpoint_tick = now + shared.config.checkpoint_ticks;
         // A refused one is made up for by the next.
-        let clock = self.entry_clock(shared);
-        let data = encode_checkpoint(self.raft.term(), self.raft.next_index(), clock);
-        let _ = self.raft.propose(data);
+        let _ = self.propose_entry(shared, encode_checkpoint);
     }
 
     /// Raises the level by which entries are applied once every voter's program can follow.
@@ -112,10 +120,9 @@ impl Group {
             .peers
             .common_level(membership.nodes.values().copied());
         if let Some(common) = common.filter(|common| u32::from(*common) > level) {
-            let clock = self.entry_clock(shared);
-            let data = encode_level(self.raft.term(), self.raft.next_index(), clock, common);
+            let entry = |term, index, clock| encode_level(term, index, clock, common);
             // A refused one is made up for at the next tick.
-            let _ = self.raft.propose(data);
+            let _ = self.propose_entry(shared, entry);
         }
     }
 

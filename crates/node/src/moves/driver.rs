@@ -133,9 +133,8 @@ impl Group {
         if !shared.log.writable() {
             return false;
         }
-        let clock = self.entry_clock(shared);
-        let data = encode_move(self.raft.term(), self.raft.next_index(), clock, entry);
-        self.raft.propose(data).is_ok()
+        let entry = |term, index, clock| encode_move(term, index, clock, entry);
+        self.propose_entry(shared, entry).is_ok()
     }
 
     /// How far a move has come here, for its source.

@@ -145,11 +145,10 @@ impl Group {
 
     /// Writes into the log that an order is taken, or refused.
     fn say(&mut self, order: OrderNumber, refused: bool, shared: &Shared) {
-        let (term, index) = (self.raft.term(), self.raft.next_index());
         let taken = Taken { order, refused };
-        let data = encode_order(term, index, self.entry_clock(shared), taken);
+        let entry = |term, index, clock| encode_order(term, index, clock, taken);
         // What is refused now is said later: nobody else may say it.
-        if let Ok(index) = self.raft.propose(data) {
+        if let Ok(index) = self.propose_entry(shared, entry) {
             self.changing.said = index;
         }
     }
@@ -206,9 +205,7 @@ impl Group {
         if asked.is_some_and(|(_, _, tick)| now < tick + pause) {
             return false;
         }
-        let clock = self.entry_clock(shared);
-        let data = encode_checkpoint(self.raft.term(), self.raft.next_index(), clock);
-        if let Ok(index) = self.raft.propose(data) {
+        if let Ok(index) = self.propose_entry(shared, encode_checkpoint) {
             self.changing.asked = Some((number, first.unwrap_or(index), now));
         }
         false
