@@ -187,15 +187,8 @@ impl Plan {
         let replicas = replicas.chain(&self.manager);
         let directories = self.members.iter().map(|member| member.directory);
         let replicas = replicas.map(|replica| replica.replica);
-        if ![
-            are_ids(nodes),
-            are_ids(groups),
-            are_ids(replicas),
-            are_ids(directories),
-        ]
-        .into_iter()
-        .all(|sound| sound)
-        {
+        let unique = are_ids(nodes) && are_ids(groups) && are_ids(replicas) && are_ids(directories);
+        if !unique {
             return Err("the plan has no nodes, no shards, or an id twice".to_owned());
         }
         for shard in &self.shards {

@@ -1,13 +1,16 @@
 //! The HTTP interface, and the signals that end a process.
 
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, State};
+use axum::extract::{
+    ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request, State,
+};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -193,99 +196,38 @@ fn nothing_heard() -> Response {
     text(StatusCode::SERVICE_UNAVAILABLE, reason.to_owned())
 }
 
-async fn cluster_order(
-    State(shared): App,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn cluster_order(State(shared): App, Admitted { what, .. }: Admitted<Order>) -> Response {
     shared.status_now().await;
-    let order: Order = match admit(&shared, from, &uri, &headers, &body) {
-        Ok(order) => order,
-        Err(refusal) => return refusal,
-    };
-    answer(shared.carry_out(&order).await)
+    answer(shared.carry_out(&what).await)
 }
 
-async fn join(
-    State(shared): App,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let join: Join = match admit(&shared, from, &uri, &headers, &body) {
-        Ok(join) => join,
-        Err(refusal) => return refusal,
-    };
-    answer(shared.take_in(from.ip(), &join).await)
+async fn join(State(shared): App, Admitted { from, what }: Admitted<Join>) -> Response {
+    answer(shared.take_in(from, &what).await)
 }
 
 async fn init_state(State(shared): App) -> Response {
     axum::Json(shared.init_state()).into_response()
 }
 
-async fn prepare(
-    State(shared): App,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    order(&shared, from, &uri, &headers, &body, |request: Prepare| {
-        shared.prepare(request).map(|()| Done {})
-    })
+async fn prepare(State(shared): App, Admitted { what, .. }: Admitted<Prepare>) -> Response {
+    answer(shared.prepare(what).map(|()| Done {}))
 }
 
-async fn commit(
-    State(shared): App,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    order(&shared, from, &uri, &headers, &body, |request: Commit| {
-        shared.commit(&request).map(|()| Done {})
-    })
+async fn commit(State(shared): App, Admitted { what, .. }: Admitted<Commit>) -> Response {
+    answer(shared.commit(&what).map(|()| Done {}))
 }
 
 async fn secret(
     State(shared): App,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
+    _: ThisMachine,
+    Admitted { what, .. }: Admitted<Commit>,
 ) -> Response {
-    if !from.ip().to_canonical().is_loopback() {
-        return text(
-            StatusCode::FORBIDDEN,
-            "the secret never leaves this machine\n".to_owned(),
-        );
-    }
-    order(&shared, from, &uri, &headers, &body, |request: Commit| {
-        shared.drawn_secret(&request)
-    })
+    answer(shared.drawn_secret(&what))
 }
 
 /// The answer to an order that was carried out.
 #[derive(Serialize)]
 struct Done {}
-
-/// Carries out an order, if it may be given.
-fn order<T: DeserializeOwned, A: Serialize>(
-    shared: &Shared,
-    from: SocketAddr,
-    uri: &Uri,
-    headers: &HeaderMap,
-    body: &[u8],
-    carry_out: impl FnOnce(T) -> Result<A, String>,
-) -> Response {
-    match admit(shared, from, uri, headers, body) {
-        Ok(request) => answer(carry_out(request)),
-        Err(refusal) => refusal,
-    }
-}
 
 fn answer<A: Serialize>(outcome: Result<A, String>) -> Response {
     match outcome {
@@ -294,25 +236,68 @@ fn answer<A: Serialize>(outcome: Result<A, String>) -> Response {
     }
 }
 
+/// An order that may be given: who gives it has shown that he may.
+struct Admitted<T> {
+    from: IpAddr,
+    what: T,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Admitted<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let ConnectInfo(from) = ConnectInfo::<SocketAddr>::from_request_parts(&mut parts, shared)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        let (uri, headers) = (parts.uri.clone(), parts.headers.clone());
+        let body = Bytes::from_request(Request::from_parts(parts, body), shared)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        let what = admit(shared, from.ip(), &uri, &headers, &body)
+            .map_err(|(status, reason)| text(status, reason))?;
+        Ok(Self {
+            from: from.ip(),
+            what,
+        })
+    }
+}
+
+/// A request that comes from this machine.
+struct ThisMachine;
+
+impl FromRequestParts<Arc<Shared>> for ThisMachine {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
+        let ConnectInfo(from) = ConnectInfo::<SocketAddr>::from_request_parts(parts, shared)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        if !from.ip().to_canonical().is_loopback() {
+            return Err(text(
+                StatusCode::FORBIDDEN,
+                "the secret never leaves this machine\n".to_owned(),
+            ));
+        }
+        Ok(Self)
+    }
+}
+
 /// The order that a request is, if it may be given.
-// A refusal is an answer, and answers are large; it is made once.
-#[expect(clippy::result_large_err)]
 fn admit<T: DeserializeOwned>(
     shared: &Shared,
-    from: SocketAddr,
+    from: IpAddr,
     uri: &Uri,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<T, Response> {
+) -> Result<T, (StatusCode, String)> {
     // A page in an operator's browser can make it send a form to this machine, but not this type.
     let json = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind == "application/json");
     if !json {
-        return Err(text(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "send application/json\n".to_owned(),
-        ));
+        let reason = "send application/json\n".to_owned();
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
     let secret = match shared.phase() {
         Phase::Uninitialised => shared.settings.secret.clone(),
@@ -321,14 +306,12 @@ fn admit<T: DeserializeOwned>(
     let proof = headers
         .get(PROOF_HEADER)
         .and_then(|value| value.to_str().ok());
-    if let Err(reason) = authorise(from.ip(), secret.as_ref(), proof, uri.path(), body) {
-        return Err(text(StatusCode::FORBIDDEN, format!("{reason}\n")));
+    if let Err(reason) = authorise(from, secret.as_ref(), proof, uri.path(), body) {
+        return Err((StatusCode::FORBIDDEN, format!("{reason}\n")));
     }
     serde_json::from_slice(body).map_err(|error| {
-        text(
-            StatusCode::BAD_REQUEST,
-            format!("the request is not understood: {error}\n"),
-        )
+        let reason = format!("the request is not understood: {error}\n");
+        (StatusCode::BAD_REQUEST, reason)
     })
 }
 

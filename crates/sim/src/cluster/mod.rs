@@ -223,41 +223,23 @@ impl Cluster {
 
     /// Adds what a node's counters have grown by.
     fn count(&self, before: &Counters, after: &Counters) {
+        type Count = fn(&Counters) -> u64;
+        const COUNTS: &[(Mark, Count)] = &[
+            (Mark::SnapshotsStored, |of| of.snapshots_stored),
+            (Mark::SnapshotInstalls, |of| of.snapshots_installed),
+            (Mark::SnapshotPieces, |of| of.snapshot_pieces),
+            (Mark::Expired, |of| of.expired_keys),
+            (Mark::Carries, |of| of.carries),
+            (Mark::StreamsBegunAnew, |of| of.streams_anew),
+            (Mark::ReplicasMade, |of| of.replicas_made),
+            (Mark::ReplicasDeleted, |of| of.replicas_deleted),
+            (Mark::OrdersRefused, |of| of.orders_refused),
+            (Mark::RefusedAtApply, |of| of.refused_at_apply),
+        ];
         let mut coverage = self.coverage.borrow_mut();
-        coverage.add(
-            Mark::SnapshotsStored,
-            after.snapshots_stored - before.snapshots_stored,
-        );
-        coverage.add(
-            Mark::SnapshotInstalls,
-            after.snapshots_installed - before.snapshots_installed,
-        );
-        coverage.add(
-            Mark::SnapshotPieces,
-            after.snapshot_pieces - before.snapshot_pieces,
-        );
-        coverage.add(Mark::Expired, after.expired_keys - before.expired_keys);
-        coverage.add(Mark::Carries, after.carries - before.carries);
-        coverage.add(
-            Mark::StreamsBegunAnew,
-            after.streams_anew - before.streams_anew,
-        );
-        coverage.add(
-            Mark::ReplicasMade,
-            after.replicas_made - before.replicas_made,
-        );
-        coverage.add(
-            Mark::ReplicasDeleted,
-            after.replicas_deleted - before.replicas_deleted,
-        );
-        coverage.add(
-            Mark::OrdersRefused,
-            after.orders_refused - before.orders_refused,
-        );
-        coverage.add(
-            Mark::RefusedAtApply,
-            after.refused_at_apply - before.refused_at_apply,
-        );
+        for (mark, count) in COUNTS {
+            coverage.add(*mark, count(after) - count(before));
+        }
     }
 
     /// Whether a machine may be of no use for good: every group must keep a majority, of the members that it
