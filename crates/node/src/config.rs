@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvorum_base::{ClusterId, GroupId, NodeId, Planted, ReplicaId, SlotSet};
+use kvorum_cluster::Addresses;
 
 /// Everything that a node is told at its start. Times are in ticks.
 #[derive(Clone, Debug)]
@@ -77,6 +78,26 @@ pub struct Member {
     pub peer_port: u16,
     /// The port of the HTTP interface.
     pub http_port: u16,
+}
+
+impl From<&Addresses> for Member {
+    fn from(addresses: &Addresses) -> Self {
+        let Addresses {
+            client,
+            replica,
+            peer,
+            http,
+            other_names: _,
+        } = addresses;
+        Self {
+            host: client.host.clone(),
+            port: client.port,
+            replica_host: replica.host.clone(),
+            replica_port: replica.port,
+            peer_port: peer.port,
+            http_port: http.port,
+        }
+    }
 }
 
 /// A group at the making of its cluster.

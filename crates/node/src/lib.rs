@@ -26,6 +26,7 @@ pub mod log;
 pub mod manager;
 pub mod moves;
 mod node;
+mod pace;
 mod peers;
 mod places;
 pub mod replicas;

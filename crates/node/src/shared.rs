@@ -156,19 +156,10 @@ impl Shared {
     /// Where nodes are reached changes, and nodes come and go.
     fn learn_nodes(&mut self, cluster: &kvorum_cluster::State) {
         let own = self.config.node;
-        let mut members: BTreeMap<NodeId, Member> = BTreeMap::new();
-        for (id, node) in cluster.nodes() {
-            let addresses = &node.addresses;
-            let member = Member {
-                host: addresses.client.host.clone(),
-                port: addresses.client.port,
-                replica_host: addresses.replica.host.clone(),
-                replica_port: addresses.replica.port,
-                peer_port: addresses.peer.port,
-                http_port: addresses.http.port,
-            };
-            members.insert(*id, member);
-        }
+        let nodes = cluster.nodes().iter();
+        let mut members: BTreeMap<NodeId, Member> = nodes
+            .map(|(id, node)| (*id, Member::from(&node.addresses)))
+            .collect();
         if let Some(itself) = self.config.members.get(&own) {
             // It may not be registered yet, for all that this state knows.
             members.entry(own).or_insert_with(|| itself.clone());

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::command::print;
-use crate::command::run::describe;
+use crate::command::run::{describe, put_counters};
 use crate::error::{Error, Result};
 use crate::store::jobs::{Finish, Seen, kill, look, names};
 use crate::store::{BRIEFLY, JobId, StoreOptions};
@@ -83,9 +83,7 @@ pub(crate) fn status(options: &StatusOptions) -> Result<ExitCode> {
                 standing.address,
                 standing.pid
             );
-            for (name, sum) in standing.counters.iter() {
-                let _ = writeln!(text, "  {name:24} {sum}");
-            }
+            put_counters(&mut text, &standing.counters);
         }
         (None, None) => {}
     }

@@ -10,6 +10,7 @@ use clap::Args;
 use crate::app::App;
 use crate::command::print;
 use crate::command::site::SiteOptions;
+use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::host::connections::Door;
 use crate::host::desk;
@@ -226,12 +227,17 @@ pub(crate) fn describe(report: &Report) -> String {
         report.attempts,
         report.failures
     );
-    for (name, sum) in report.counters.iter() {
-        let _ = writeln!(text, "  {name:24} {sum}");
-    }
+    put_counters(&mut text, &report.counters);
     let megabytes = report.worker_memory_bytes >> 20;
     let _ = writeln!(text, "  {:24} {megabytes} MiB", "memory of a worker");
     text
+}
+
+/// A line for each counter.
+pub(crate) fn put_counters(text: &mut String, counters: &Counters) {
+    for (name, sum) in counters.iter() {
+        let _ = writeln!(text, "  {name:24} {sum}");
+    }
 }
 
 fn processors() -> u32 {

@@ -3,8 +3,6 @@
 //! Evidence is told by the primary of the group whose log has it, once that has applied it, and told
 //! again until the manager's state shows it. Told twice it is refused the second time: no harm.
 
-use std::collections::BTreeMap;
-
 use kvorum_base::MoveId;
 use kvorum_cluster::{Command, Evidence, OrderNumber};
 
@@ -13,12 +11,13 @@ use crate::group::Group;
 use crate::limits::EVIDENCE_TICKS;
 use crate::moves::state::Ended;
 use crate::node::Node;
+use crate::pace::Pace;
 
 /// When what was last told.
 #[derive(Debug, Default)]
 pub(super) struct Evidences {
-    moves: BTreeMap<MoveId, u64>,
-    orders: BTreeMap<OrderNumber, u64>,
+    moves: Pace<MoveId>,
+    orders: Pace<OrderNumber>,
 }
 
 impl Node {
@@ -32,17 +31,12 @@ impl Node {
         let now = self.shared.now_tick;
         let evidence = self.evidence();
         let told = &mut self.shared.manager.evidences.orders;
-        told.retain(|order, _| evidence.iter().any(|(known, _)| known == order));
+        told.retain(|order| evidence.iter().any(|(known, _)| known == order));
         for (order, outcome) in evidence {
             let told = &mut self.shared.manager.evidences.orders;
-            if told
-                .get(&order)
-                .is_some_and(|tick| now < tick + EVIDENCE_TICKS)
-            {
-                continue;
+            if told.is_due(order, now, EVIDENCE_TICKS) {
+                self.manage(Command::CloseOrder { order, outcome }.into(), Who::Nobody);
             }
-            told.insert(order, now);
-            self.manage(Command::CloseOrder { order, outcome }.into(), Who::Nobody);
         }
     }
 
@@ -52,22 +46,19 @@ impl Node {
         };
         let now = self.shared.now_tick;
         let told = &mut self.shared.manager.evidences.moves;
-        told.retain(|id, _| cluster.moves().contains_key(id));
+        told.retain(|id| cluster.moves().contains_key(id));
         for (id, open) in cluster.moves() {
-            let told = self.shared.manager.evidences.moves.get(id);
-            if told.is_some_and(|tick| now < tick + EVIDENCE_TICKS) {
-                continue;
-            }
             let of = |group| self.groups.iter().find(|own| own.id == group);
             let target = of(open.to).and_then(|group| group.evidence_as_target(*id));
             let source = open.from.and_then(of);
             let source = source.and_then(|group| group.evidence_as_source(*id));
-            let Some(evidence) = target.or(source) else {
-                continue;
-            };
-            self.shared.manager.evidences.moves.insert(*id, now);
-            let close = Command::CloseMove { id: *id, evidence };
-            self.manage(close.into(), Who::Nobody);
+            let told = &mut self.shared.manager.evidences.moves;
+            if let Some(evidence) = target.or(source)
+                && told.is_due(*id, now, EVIDENCE_TICKS)
+            {
+                let close = Command::CloseMove { id: *id, evidence };
+                self.manage(close.into(), Who::Nobody);
+            }
         }
     }
 }

@@ -67,7 +67,9 @@ impl Node {
             .cluster
             .as_ref()
             .map(|cluster| cluster.applied());
-        let is_news = held.unwrap_or_default() != self.shared.manager.reported;
+        // Where a replica of the manager is, nobody sends states and waits to hear that they are held.
+        let watches = self.groups.iter().all(|group| group.id != MANAGER);
+        let is_news = watches && held.unwrap_or_default() != self.shared.manager.reported;
         if now.is_multiple_of(REPORT_TICKS) || is_news {
             self.report();
         }

@@ -11,6 +11,7 @@ use crate::format::entry::encode_move;
 use crate::format::moves::{MoveEntry, MoveMessage, MoveNote, Progress};
 use crate::group::Group;
 use crate::limits::MOVE_PROPOSE_TICKS;
+use crate::pace::Pace;
 use crate::shared::Shared;
 
 /// What a primary remembers between two turns. Lost with the leadership.
@@ -19,7 +20,7 @@ pub(crate) struct Driver {
     pub(super) sources: BTreeMap<MoveId, Source>,
     pub(super) targets: BTreeMap<MoveId, Target>,
     /// Not before this tick is the same proposed again.
-    paced: BTreeMap<(MoveId, u8), u64>,
+    paced: Pace<(MoveId, u8)>,
 }
 
 impl Driver {
@@ -41,12 +42,7 @@ impl Driver {
 
     /// Whether this may be proposed now; if so, not again for a while.
     pub(super) fn is_due(&mut self, id: MoveId, what: u8, now_tick: u64) -> bool {
-        let next = self.paced.entry((id, what)).or_insert(0);
-        let due = *next <= now_tick;
-        if due {
-            *next = now_tick + MOVE_PROPOSE_TICKS;
-        }
-        due
+        self.paced.is_due((id, what), now_tick, MOVE_PROPOSE_TICKS)
     }
 }
 

@@ -71,7 +71,7 @@ fn member(node: u64) -> Member {
     }
 }
 
-fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
+pub(crate) fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) -> Config {
     Config {
         node,
         cluster: ClusterId(7),

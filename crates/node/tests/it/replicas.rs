@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kvorum_base::{ClusterId, GroupId, NodeId, Planted, ReplicaId, UnixMillis};
+use kvorum_base::{ClusterId, GroupId, NodeId, ReplicaId, UnixMillis};
 use kvorum_cluster::{
     Address, Addresses, Capacity, Command, NewShard, OrderNumber, Outcome, Plan, PlannedGroup,
     PlannedNode, Reply, Settings, ShardRef, State,
 };
 use kvorum_node::log::{LogOptions, Recovery};
 use kvorum_node::start::Snapshots;
-use kvorum_node::{BatchSeq, Config, Control, Effect, Event, Member, Node, SegmentId};
+use kvorum_node::{BatchSeq, Config, Control, Effect, Event, Node, SegmentId};
+
+use crate::host;
 
 const NODE: NodeId = NodeId(2);
 const SEGMENT_BYTES: u32 = 32 << 10;
@@ -103,41 +105,15 @@ struct Desk {
     unsynced: Vec<(SegmentId, u32, BatchSeq, Bytes)>,
 }
 
+/// It is told of itself alone, and of no group.
 fn config() -> Config {
-    let member = Member {
-        host: "127.0.0.1".to_owned(),
-        port: 7002,
-        replica_host: "127.0.0.1".to_owned(),
-        replica_port: 7050,
-        peer_port: 7102,
-        http_port: 7202,
-    };
+    let all = host::config(NODE, NODE.get(), 1 << 20, 1 << 20);
+    let members = all.members.into_iter().filter(|(node, _)| *node == NODE);
     Config {
-        node: NODE,
-        cluster: ClusterId(7),
-        incarnation: 1,
-        hash_key: [7; 16],
-        members: BTreeMap::from([(NODE, member)]),
+        members: members.collect(),
         groups: Vec::new(),
-        announces_replicas: true,
-        founding: None,
-        password: None,
-        tick_ms: 10,
-        heartbeat_ticks: 10,
-        election_ticks_min: 50,
-        election_ticks_max: 100,
-        deadline_ticks: 500,
-        checkpoint_ticks: 100,
-        memory_bytes_max: None,
-        clock_skew_ms_max: 1000,
-        move_bytes_per_tick: None,
-        node_dead_ticks: 30_000,
         log: LogOptions::small(SEGMENT_BYTES),
-        snapshot_after_log_bytes: 1 << 20,
-        append_bytes_max: 1 << 20,
-        chunk_bytes: 1 << 16,
-        log_cache_bytes: 1 << 20,
-        planted: Planted::default(),
+        ..all
     }
 }
 

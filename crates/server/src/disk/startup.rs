@@ -29,7 +29,7 @@ use kvorum_node::{Config, Effect, Member, Node};
 use super::bulk;
 use super::segments::SegmentFiles;
 use crate::config::Settings;
-use crate::identity::{Manifest, split_address};
+use crate::identity::Manifest;
 use crate::lane::TICK;
 use crate::secret::{from_hex, random_id};
 
@@ -229,20 +229,9 @@ fn node_config(
     let ticks = |ms: u64| u32::try_from(ms.div_ceil(tick_ms)).unwrap_or(u32::MAX);
     let heartbeat_ms = HEARTBEAT_MS.min(settings.election_ms / HEARTBEATS_MIN);
     let (groups, founding) = manifest.groups()?;
-    let mut members = BTreeMap::new();
-    for member in &manifest.plan.members {
-        let (host, port) = split_address(&member.addresses.client)?;
-        let (replica_host, replica_port) = split_address(&member.addresses.replica)?;
-        let member_of = Member {
-            host: host.to_owned(),
-            port,
-            replica_host: replica_host.to_owned(),
-            replica_port,
-            peer_port: split_address(&member.addresses.peer)?.1,
-            http_port: split_address(&member.addresses.http)?.1,
-        };
-        members.insert(NodeId(member.node), member_of);
-    }
+    let nodes = founding.nodes.iter();
+    let members = nodes.map(|(id, node)| (*id, Member::from(&node.addresses)));
+    let members = members.collect();
     Ok(Config {
         node: NodeId(manifest.node),
         cluster: manifest.cluster(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{ClusterId, GroupId, NodeId, Planted, Prng, ReplicaId, SlotSet};
+use kvorum_cluster::{Address, Addresses};
 use kvorum_node::log::LogOptions;
 use kvorum_node::{Config, GroupSpec, Member};
 
@@ -255,23 +256,14 @@ impl Options {
         // Of nodes that come later one learns later.
         let ids = (1..=self.nodes as u64).filter(|id| NodeId(*id) != node_id(node));
         let ids = ids.chain([node_id(node).get()]);
-        let member = |id: u64| {
-            let port = PORT_BASE + id as u16;
-            Member {
-                host: "127.0.0.1".to_owned(),
-                port,
-                replica_host: "127.0.0.1".to_owned(),
-                replica_port: port + 50,
-                peer_port: port + 100,
-                http_port: port + 200,
-            }
-        };
         Config {
             node: node_id(node),
             cluster: ClusterId(7),
             incarnation: life,
             hash_key: [7; 16],
-            members: ids.map(|id| (NodeId(id), member(id))).collect(),
+            members: ids
+                .map(|id| (NodeId(id), Member::from(&addresses_of(NodeId(id)))))
+                .collect(),
             groups: self.groups().map(|group| self.spec(group)).collect(),
             announces_replicas: true,
             founding: None,
@@ -316,4 +308,21 @@ fn draw_changes(seed: u64) -> bool {
 #[must_use]
 pub fn node_id(node: usize) -> NodeId {
     NodeId(node as u64 + 1)
+}
+
+/// Where a node is reached.
+#[must_use]
+pub fn addresses_of(node: NodeId) -> Addresses {
+    let port = PORT_BASE + node.get() as u16;
+    let at = |port| Address {
+        host: "127.0.0.1".to_owned(),
+        port,
+    };
+    Addresses {
+        client: at(port),
+        replica: at(port + 50),
+        peer: at(port + 100),
+        http: at(port + 200),
+        other_names: Vec::new(),
+    }
 }

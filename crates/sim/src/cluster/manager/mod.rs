@@ -18,15 +18,15 @@ use std::sync::Arc;
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{ClusterId, GroupId, NodeId, Prng, ReplicaId};
 use kvorum_cluster::{
-    Address, Addresses, Capacity, Command, MANAGER, OrderNumber, Outcome, Plan, PlannedGroup,
-    PlannedNode, Reply, Settings, Stage, State, Task,
+    Capacity, Command, MANAGER, OrderNumber, Outcome, Plan, PlannedGroup, PlannedNode, Reply,
+    Settings, Stage, State, Task,
 };
 use kvorum_node::Control;
 
 use super::Cluster;
 use super::coverage::Mark;
 use super::host::Incoming;
-use super::options::{Options, PORT_BASE, node_id};
+use super::options::{Options, addresses_of, node_id};
 use crate::world::{Time, ms};
 
 /// How many old states are kept, to be told once more.
@@ -301,21 +301,6 @@ fn machine(node: NodeId) -> usize {
     node.get() as usize - 1
 }
 
-fn addresses_of(machine: usize) -> Addresses {
-    let port = PORT_BASE + node_id(machine).get() as u16;
-    let at = |port| Address {
-        host: "127.0.0.1".to_owned(),
-        port,
-    };
-    Addresses {
-        client: at(port),
-        replica: at(port + 50),
-        peer: at(port + 100),
-        http: at(port + 200),
-        other_names: Vec::new(),
-    }
-}
-
 /// The number of a machine's directory.
 fn directory_of(machine: usize) -> u64 {
     1000 + machine as u64
@@ -326,7 +311,7 @@ fn plan_of(options: &Options) -> Plan {
     let nodes = (0..options.nodes).map(|machine| {
         let node = PlannedNode {
             directory: directory_of(machine),
-            addresses: addresses_of(machine),
+            addresses: addresses_of(node_id(machine)),
             capacity: Capacity::default(),
         };
         (node_id(machine), node)

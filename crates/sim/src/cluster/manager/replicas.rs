@@ -8,8 +8,8 @@ use kvorum_cluster::{
     next_commands,
 };
 
-use super::{Manager, addresses_of, directory_of, machine};
-use crate::cluster::options::{GROUP, node_id};
+use super::{Manager, directory_of, machine};
+use crate::cluster::options::{GROUP, addresses_of, node_id};
 
 /// Fewer voters than this have no median clock while one is away.
 const VOTERS_MIN: usize = 3;
@@ -90,7 +90,7 @@ impl Manager {
         (known < machines).then(|| Command::RegisterNode {
             cluster: ClusterId(7),
             directory: directory_of(known),
-            addresses: addresses_of(known),
+            addresses: addresses_of(node_id(known)),
             capacity: Capacity::default(),
         })
     }
