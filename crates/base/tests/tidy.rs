@@ -18,18 +18,30 @@ const HOUSE: &[(&str, &[&str])] = &[
         &["base", "resp", "raft", "kv", "clients", "cluster"],
     ),
     ("kvorum-router", &["base", "resp", "kv", "clients"]),
+    ("kvorum-secret", &[]),
     (
         "kvorum-server",
-        &["base", "resp", "raft", "kv", "cluster", "node", "router"],
+        &[
+            "base", "resp", "raft", "kv", "cluster", "node", "router", "secret",
+        ],
     ),
-    ("kvorum-mapreduce", &["base"]),
+    ("kvorum-mapreduce", &["base", "secret"]),
     (
         "kvorum-sim",
         &["base", "resp", "raft", "kv", "cluster", "node"],
     ),
     (
         "kvorum",
-        &["base", "resp", "raft", "kv", "node", "server", "mapreduce"],
+        &[
+            "base",
+            "resp",
+            "raft",
+            "kv",
+            "node",
+            "secret",
+            "server",
+            "mapreduce",
+        ],
     ),
 ];
 

@@ -23,7 +23,7 @@ mod host;
 mod input;
 mod job;
 pub mod planted;
-mod secret;
+mod proof;
 pub mod sequential;
 mod shuffle;
 mod store;

@@ -16,7 +16,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::identity::split_address;
-use crate::secret::Secret;
+use kvorum_secret::Secret;
 
 /// Distance from a node's client port to its port for replica reads, where not said otherwise.
 pub const REPLICA_PORT_OFFSET: u16 = 50;

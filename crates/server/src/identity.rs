@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Advertised;
 use crate::disk::replace_file;
 use crate::peers::dial::PeerAddress;
-use crate::secret::{Secret, from_hex, random, random_id, to_hex};
+use kvorum_secret::{Secret, from_hex, random, random_id, to_hex};
 
 /// Name of the manifest in the data directory.
 pub const MANIFEST_FILE: &str = "MANIFEST";
@@ -347,7 +347,7 @@ impl Manifest {
             log_begun: false,
             node,
             log_salt: random_id(),
-            secret: to_hex(secret.bytes()),
+            secret: secret.to_hex(),
             plan,
         }
     }

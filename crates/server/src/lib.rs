@@ -7,7 +7,7 @@
 //! - [`disk`]: the log's segments, syncs, snapshot files, on threads of their own;
 //! - [`router`]: the router's brain with its sockets;
 //! - [`process`]: a node from its settings to its end, and when it is refused;
-//! - [`config`], [`lock`], [`identity`], [`secret`]: what a process is given, and who it is;
+//! - [`config`], [`lock`], [`identity`]: what a process is given, and who it is;
 //! - [`control`]: HTTP, signals, the making of a cluster, on a thread and a runtime of their own;
 //! - [`metrics`], [`logs`], `usage`: what it says about itself.
 //!
@@ -28,7 +28,6 @@ pub mod metrics;
 pub mod peers;
 pub mod process;
 pub mod router;
-pub mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
 mod usage;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use kvorum_secret::Secret;
 use kvorum_server::control::client;
 use kvorum_server::control::cluster::{Carried, ConfigPicture, Order, Picture};
 use kvorum_server::control::status::{MoveStatus, ProcessStatus};
-use kvorum_server::secret::Secret;
 
 use crate::up::REPLICAS_DEFAULT;
 

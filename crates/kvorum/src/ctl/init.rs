@@ -12,10 +12,10 @@
 
 use std::net::ToSocketAddrs;
 
+use kvorum_secret::Secret;
 use kvorum_server::control::client::{get, post};
 use kvorum_server::control::init::{Commit, DrawnSecret, InitState, Prepare};
 use kvorum_server::identity::{Plan, Shape};
-use kvorum_server::secret::{Secret, to_hex};
 
 /// What came of it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(crate) fn make_cluster(
         let request = Prepare {
             node: node_of(&plan, state)?,
             plan: plan.clone(),
-            secret: secret_to_give.as_ref().map(|secret| to_hex(secret.bytes())),
+            secret: secret_to_give.as_ref().map(|secret| secret.to_hex()),
         };
         if state.state == "uninitialised" {
             order(address, "/api/v1/admin/init/prepare", &request, secret)?;

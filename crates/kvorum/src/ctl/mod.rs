@@ -8,8 +8,8 @@ mod wal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use kvorum_secret::Secret;
 use kvorum_server::identity::Shape;
-use kvorum_server::secret::Secret;
 
 use crate::up::REPLICAS_DEFAULT;
 

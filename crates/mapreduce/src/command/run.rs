@@ -21,8 +21,8 @@ use crate::host::workers::Recipe;
 use crate::host::{self, Report, Request};
 use crate::input::format::Format;
 use crate::job::Program;
-use crate::secret::Secret;
 use crate::worker::serve::LOCAL_PURPOSE;
+use kvorum_secret::Secret;
 
 /// What a job is.
 #[derive(Args)]
@@ -134,7 +134,7 @@ pub(crate) fn run(options: Options, apps: &[App], prefix: &[&str]) -> Result<Exi
     };
     let door = Door {
         listen: "127.0.0.1:0".to_owned(),
-        secret: Secret::draw()?,
+        secret: Secret::draw(),
         purpose: LOCAL_PURPOSE.to_owned(),
     };
     match desk::run(begun, &door, (recipe, workers), progress)? {

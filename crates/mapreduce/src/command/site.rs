@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::host::shared::Site;
-use crate::secret::Secret;
 use crate::store::StoreOptions;
+use kvorum_secret::Secret;
 
 /// What coordinators and workers of a cluster know of each other, and how they are reached. Without
 /// `--cluster` a job is one of this machine.
@@ -46,7 +46,7 @@ impl SiteOptions {
                 cluster: self.cluster,
                 password: self.password,
             },
-            secret: Secret::read(&secret_file)?,
+            secret: Secret::read(&secret_file).map_err(Error::new)?,
             secret_file,
             listen: self.listen,
         }))

@@ -10,9 +10,10 @@ use crate::coordinator::WorkerId;
 use crate::error::{Error, Result};
 use crate::host::sync_directory;
 use crate::job::Layout;
-use crate::secret::Secret;
+use crate::proof;
 use crate::wire::{self, ToCoordinator, ToWorker};
 use crate::worker::serve::Contact;
+use kvorum_secret::Secret;
 
 /// A worker that does not take what is sent to it for so long is not waited for.
 const SEND_PATIENCE: Duration = Duration::from_secs(2);
@@ -102,7 +103,7 @@ fn serve(mut stream: TcpStream, worker: WorkerId, door: &Door, to: &Sender<Heard
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(SEND_PATIENCE))?;
         stream.set_read_timeout(Some(HELLO_PATIENCE))?;
-        door.secret.accept(&mut stream, &door.purpose)?;
+        proof::accept(&door.secret, &mut stream, &door.purpose)?;
         stream.try_clone()
     };
     let Ok(reading) = prepare() else {

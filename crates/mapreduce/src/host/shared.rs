@@ -13,10 +13,10 @@ use crate::host::progress::Progress;
 use crate::host::workers::Recipe;
 use crate::host::{Begun, Report, Request, desk, make_output, plan, refuse_existing};
 use crate::job::{Layout, Program};
-use crate::secret::Secret;
 use crate::store::jobs::{Finish, look};
 use crate::store::tenure::Tenure;
 use crate::store::{BRIEFLY, INDEX, JobId, PATIENCE, StoreOptions};
+use kvorum_secret::Secret;
 
 /// How often who waits for a job looks at it.
 const LOOK: Duration = Duration::from_millis(200);
@@ -67,7 +67,7 @@ pub(crate) fn begin(mut request: Request, apps: &[App], site: &Site) -> Result<(
     let id = JobId::draw(match &request.program {
         Program::App(name) => name,
         Program::Streaming { map, .. } => map,
-    })?;
+    });
     make_output(&request.output, |layout| write_id(&layout.id(), &id))?;
     let store = site.store.open(PATIENCE);
     let tenure = Tenure::create(store, id.clone(), &job)?;

@@ -30,8 +30,8 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::secret::{random, to_hex};
 use crate::store::client::{Address, Store};
+use kvorum_secret::{random, to_hex};
 
 /// How long the store may be away before whoever asks it gives up: longer than its shards take to find
 /// another primary.
@@ -87,15 +87,15 @@ pub(crate) struct JobId(String);
 
 impl JobId {
     /// A new one that begins with what runs.
-    pub(crate) fn draw(program: &str) -> Result<Self> {
+    pub(crate) fn draw(program: &str) -> Self {
         let program: String = program
             .chars()
             .filter(|letter| letter.is_ascii_alphanumeric())
             .take(20)
             .collect();
         let program = if program.is_empty() { "job" } else { &program };
-        let bytes: [u8; 6] = random()?;
-        Ok(Self(format!("{program}-{}", to_hex(&bytes))))
+        let bytes: [u8; 6] = random();
+        Self(format!("{program}-{}", to_hex(&bytes)))
     }
 
     /// Reads one that somebody has written.
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn names_of_jobs() {
-        let drawn = JobId::draw("./map.py --x").expect("chance");
+        let drawn = JobId::draw("./map.py --x");
         assert!(drawn.as_str().starts_with("mappyx-"), "{drawn}");
         assert_eq!(JobId::parse(drawn.as_str()).expect("a name"), drawn);
         assert_eq!(drawn.key("lease:1"), format!("{{mr:{drawn}}}:lease:1"));

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::coordinator::Record;
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::secret::{random, to_hex};
 use crate::store::client::Store;
 use crate::store::jobs::{Finish, Standing};
 use crate::store::{INDEX, JobId};
+use kvorum_secret::{random, to_hex};
 
 /// Places that are read at once.
 const PLACES_AT_ONCE: u64 = 64;
@@ -78,7 +78,7 @@ impl Tenure {
     }
 
     fn new(store: Store, id: JobId, lease_ms: u64) -> Result<Self> {
-        let by: [u8; 8] = random()?;
+        let by: [u8; 8] = random();
         Ok(Self {
             store,
             id,

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::host::shared::{Site, purpose};
 use crate::job::Layout;
+use crate::proof;
 use crate::store::client::{Store, dial};
 use crate::store::jobs::{look, names};
 use crate::store::{JobId, PATIENCE};
@@ -123,10 +124,7 @@ impl Roamer<'_> {
         stream
             .set_read_timeout(Some(DIAL_PATIENCE))
             .map_err(what())?;
-        self.site
-            .secret
-            .dial(&mut stream, &purpose(id))
-            .map_err(what())?;
+        proof::dial(&self.site.secret, &mut stream, &purpose(id)).map_err(what())?;
         let folder = shelf::folder(&self.dir, id);
         fs::create_dir_all(&folder).map_err(Error::io(format!("create {}", folder.display())))?;
         let own = Own {

@@ -21,11 +21,12 @@ use crate::coordinator::{AttemptId, Phase};
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::job::{Job, Layout};
-use crate::secret::Secret;
+use crate::proof;
 use crate::wire::{self, ToCoordinator, ToWorker};
 use crate::worker::pulse::Pulse;
 use crate::worker::station::Station;
 use crate::worker::task::Task;
+use kvorum_secret::Secret;
 
 /// How long a worker waits for a coordinator to appear.
 const CONTACT_PATIENCE: Duration = Duration::from_secs(10);
@@ -102,7 +103,7 @@ pub(crate) fn run(output: &Path, apps: &[App]) -> Result<ExitCode> {
     let Some((secret, mut stream)) = find(&layout)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let proved = secret.dial(&mut stream, LOCAL_PURPOSE);
+    let proved = proof::dial(&secret, &mut stream, LOCAL_PURPOSE);
     proved.map_err(Error::io("speak with the coordinator"))?;
     let station = Station::local(layout);
     let Some(joined) = join(stream, station.place())? else {

@@ -22,13 +22,14 @@ use serde::{Deserialize, Serialize};
 use crate::coordinator::{AttemptId, Phase};
 use crate::error::{Error, Result};
 use crate::host::connections::bind;
-use crate::secret::Secret;
+use crate::proof;
 use crate::shuffle::run::{RunFile, Segment, SegmentReader};
 use crate::store::JobId;
 use crate::store::client::dial;
 use crate::wire::{self, Input};
 use crate::worker::pulse::Pulse;
 use crate::worker::station::Station;
+use kvorum_secret::Secret;
 
 /// What connections between workers are for.
 const PURPOSE: &str = "outputs of maps";
@@ -80,7 +81,7 @@ fn serve(mut stream: TcpStream, secret: &Secret, dir: &Path) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(IDLE_PATIENCE))?;
-    secret.accept(&mut stream, PURPOSE)?;
+    proof::accept(secret, &mut stream, PURPOSE)?;
     stream.set_read_timeout(Some(IDLE_PATIENCE))?;
     let mut bytes = vec![0; COPY_BYTES];
     while let Some(want) = wire::receive::<Want>(&mut stream)? {
@@ -196,7 +197,7 @@ impl<'a> Fetcher<'a> {
             let mut stream = dial(&input.place, PATIENCE)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
-            own.secret.dial(&mut stream, PURPOSE)?;
+            proof::dial(&own.secret, &mut stream, PURPOSE)?;
             self.links.insert(input.place.clone(), stream);
         }
         let link = self.links.get_mut(&input.place);
@@ -299,7 +300,7 @@ mod tests {
             run.end_segment(partition).expect("a segment");
         }
         run.finish().expect("a file");
-        let secret = Secret::draw().expect("chance");
+        let secret = Secret::draw();
         let place = open("127.0.0.1:0", &secret, &dir).expect("a listener");
         let here = station(&dir, "127.0.0.1:1", &secret);
         assert!(here.is_elsewhere(&place) && !here.is_elsewhere("127.0.0.1:1"));
@@ -314,7 +315,7 @@ mod tests {
         };
         assert_eq!(fetch(&here, &place, (reduce, 0)), Err(true), "not served");
         assert_eq!(fetch(&here, "127.0.0.1:1", (map(1), 1)), Err(false));
-        let other = Secret::draw().expect("chance");
+        let other = Secret::draw();
         let stranger = station(&dir, "127.0.0.1:1", &other);
         assert_eq!(fetch(&stranger, &place, (map(1), 1)), Err(false));
         std::fs::remove_dir_all(&dir).expect("removed");

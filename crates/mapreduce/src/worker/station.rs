@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::coordinator::{AttemptId, Phase};
 use crate::job::Layout;
-use crate::secret::Secret;
 use crate::store::JobId;
+use kvorum_secret::Secret;
 
 /// A worker's place in one job.
 #[derive(Clone, Debug)]

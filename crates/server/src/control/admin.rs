@@ -13,7 +13,7 @@
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::secret::{MAC_LEN, Secret, from_hex, to_hex};
+use kvorum_secret::{MAC_LEN, Secret, from_hex, to_hex};
 
 /// Name of the header with the proof.
 pub const PROOF_HEADER: &str = "x-kvorum-proof";

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::admin::{PROOF_HEADER, prove};
-use crate::secret::Secret;
+use kvorum_secret::Secret;
 
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(5);

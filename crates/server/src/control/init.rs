@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Phase, Shared, lock};
 use crate::config::Advertised;
 use crate::identity::{Manifest, Plan, State};
-use crate::secret::Secret;
+use kvorum_secret::Secret;
 
 /// What a node says about itself to whoever wants to make a cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -25,7 +25,7 @@ use super::{Phase, Shared, client};
 use crate::config::Advertised;
 use crate::disk::replace_file;
 use crate::identity::{Plan, PlannedNode};
-use crate::secret::random_id;
+use kvorum_secret::random_id;
 
 /// Name of the file with the directory's number, until there is a manifest.
 const NUMBER_FILE: &str = "JOINING";

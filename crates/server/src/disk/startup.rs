@@ -31,7 +31,7 @@ use super::segments::SegmentFiles;
 use crate::config::Settings;
 use crate::identity::Manifest;
 use crate::lane::TICK;
-use crate::secret::{from_hex, random_id};
+use kvorum_secret::{from_hex, random_id};
 
 /// Read at once from a snapshot file.
 const READ_BYTES: usize = 1 << 20;

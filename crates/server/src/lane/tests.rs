@@ -15,8 +15,8 @@ use crate::disk::segments::SegmentFiles;
 use crate::disk::{DiskOptions, startup};
 use crate::identity::{Manifest, Plan, Shape};
 use crate::mail::Mailbox;
-use crate::secret::Secret;
 use crate::testing::TempDir;
+use kvorum_secret::Secret;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The first connection of a lane.

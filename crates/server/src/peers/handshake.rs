@@ -21,7 +21,7 @@ use kvorum_base::{ClusterId, NodeId, Reader};
 use kvorum_node::Link;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::secret::{MAC_LEN, Secret, random};
+use kvorum_secret::{MAC_LEN, Secret, random};
 
 const MAGIC: &[u8; 8] = b"kvorum-p";
 const VERSION: u8 = 1;

@@ -1,8 +1,11 @@
-//! The secret of a cluster, and what is proved with it.
+//! The secret that processes share, and what is proved with it.
 //!
-//! Every node holds the same 32 bytes. They never travel where others could listen: a peer or an
-//! administrator shows a MAC (HMAC-SHA256) over what is at stake, and the other side computes the
-//! same. A label opens each MAC, so that a proof made for one purpose is none for another.
+//! Every node of a cluster, and every worker of a job, holds the same 32 bytes. They never travel where
+//! others could listen: whoever has to show that he knows them shows a MAC (HMAC-SHA256) over what is at
+//! stake, and the other side computes the same. A label opens each MAC, so that a proof made for one purpose
+//! is none for another.
+//!
+//! Beside it the only source of chance of all crates: the system's generator.
 
 use std::fmt;
 use std::io::Read;
@@ -14,7 +17,7 @@ use sha2::Sha256;
 /// Bytes of a MAC.
 pub const MAC_LEN: usize = 32;
 
-/// The secret that all nodes of a cluster share.
+/// A secret that processes share.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret([u8; 32]);
 
@@ -37,7 +40,7 @@ impl Secret {
         Self(random())
     }
 
-    /// The bytes, to be stored in the node's own directory and nowhere else.
+    /// The bytes, to be stored in the process's own directory and nowhere else.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -62,6 +65,12 @@ impl Secret {
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
         from_hex(text).map(Self)
+    }
+
+    /// Its 64 hexadecimal digits.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        to_hex(&self.0)
     }
 
     /// The MAC of the parts under this label. Parts are length-prefixed: moving a byte from one to
@@ -153,6 +162,17 @@ mod tests {
         assert_eq!(from_hex(&to_hex(&bytes)), Some(bytes));
         for bad in ["", "00ff10", "00ff100g", "00ff10090", "+0ff1009"] {
             assert_eq!(from_hex::<4>(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_64_hexadecimal_digits() {
+        let secret = Secret::new([0xa5; 32]);
+        let text = secret.to_hex();
+        assert_eq!(text, "a5".repeat(32));
+        assert_eq!(Secret::from_hex(&text), Some(secret));
+        for bad in ["", "a5", &"g".repeat(64), &"a".repeat(65)] {
+            assert_eq!(Secret::from_hex(bad), None, "{bad}");
         }
     }
 
