@@ -5,7 +5,7 @@
 //! Losing it costs a moment of ignorance. What a plan draws from it becomes a fact by the command that
 //! is proposed, and is checked against the state when it is applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_base::{GroupId, Malformed, NodeId, Slot, Term};
 
@@ -62,6 +62,8 @@ pub struct Hearsay {
     pub group_bytes: BTreeMap<GroupId, u64>,
     /// Logical bytes of slots, where they were told.
     pub slot_bytes: BTreeMap<Slot, u64>,
+    /// Nodes whose disks have no room: nothing can be put there.
+    pub full: BTreeSet<NodeId>,
 }
 
 impl Hearsay {
@@ -106,6 +108,7 @@ impl Hearsay {
         }
         self.slot_bytes
             .extend(other.slot_bytes.iter().map(|(slot, bytes)| (*slot, *bytes)));
+        self.full.extend(&other.full);
     }
 
     /// Forgets what is about moves and groups that are over.

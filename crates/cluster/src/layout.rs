@@ -109,7 +109,7 @@ fields! {
     }
     Witness { group, node }
 
-    Hearsay { primaries, moves, group_bytes, slot_bytes }
+    Hearsay { primaries, moves, group_bytes, slot_bytes, full }
     Primary { term, node }
     Progress { attempt, phase, slots_done, bytes_done, bytes_total }
 }

@@ -157,7 +157,8 @@ impl<'a> Board<'a> {
     }
 
     fn may_host(&self, node: NodeId, group: GroupId) -> bool {
-        !self.taken.contains(&(node, group)) && self.fits(node, group)
+        let is_full = self.hearsay.full.contains(&node);
+        !is_full && !self.taken.contains(&(node, group)) && self.fits(node, group)
     }
 
     /// The best node for one more replica of a group.
@@ -196,14 +197,18 @@ impl<'a> Board<'a> {
         });
     }
 
-    /// A change towards a node that is not in any more leads nowhere.
+    /// A change towards a node that is not in any more, or whose disk is full, leads nowhere, and others wait
+    /// for its end.
     fn give_up(&mut self) {
         for (group, shard) in self.state.shards() {
             let Some(change) = shard.change else {
                 continue;
             };
             let added = change.add.and_then(|id| shard.replicas.get(&id));
-            let lost = added.is_some_and(|replica| !self.load.contains_key(&replica.node));
+            let lost = added.is_some_and(|replica| {
+                let node = replica.node;
+                !self.load.contains_key(&node) || self.hearsay.full.contains(&node)
+            });
             let order = self.state.orders().get(&change.order);
             if lost && order.is_some_and(|order| !order.withdrawn) {
                 self.commands.push(Command::AbandonChange { group: *group });

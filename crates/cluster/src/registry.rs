@@ -85,8 +85,9 @@ impl State {
         Ok(Reply::Done)
     }
 
-    /// The rule for a death: of the groups that have a replica on the node, a majority brings a primary,
-    /// elsewhere, that misses it. Group 0 does not count; its primary is the one who says so.
+    /// The rule for a death: of the groups that have a voter on the node, a majority brings a primary,
+    /// elsewhere, that misses it. Group 0 does not count; its primary is the one who says so. A replica that
+    /// is still joining does not count either: its group's primary may not talk to it yet.
     pub(crate) fn report_dead(
         &mut self,
         id: NodeId,
@@ -99,7 +100,10 @@ impl State {
         let sharing: BTreeSet<GroupId> = self
             .shards
             .iter()
-            .filter(|(group, shard)| **group != MANAGER && shard.replica_on(id).is_some())
+            .filter(|(group, shard)| {
+                let replica = shard.replica_on(id);
+                **group != MANAGER && replica.is_some_and(|replica| shard.is_voter(replica))
+            })
             .map(|(group, _)| *group)
             .collect();
         let missing: BTreeSet<GroupId> = witnesses

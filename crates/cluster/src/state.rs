@@ -258,6 +258,12 @@ impl State {
         self.slots.get(slot).and_then(|owned| owned.owner)
     }
 
+    /// The move that brought a slot to who has it; 0 if none did.
+    #[must_use]
+    pub fn brought_by(&self, slot: Slot) -> MoveId {
+        self.slots.get(slot).map_or(MoveId::ZERO, |owned| owned.by)
+    }
+
     /// The actual map by its runs: first slot, last slot, who has them.
     pub fn owners(&self) -> impl Iterator<Item = (u16, u16, Option<GroupId>)> + '_ {
         self.slots

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use kvorum_base::{ConnId, GroupId, NodeId, Prng, Slot, UnixMillis};
+use kvorum_base::{ConnId, GroupId, NodeId, Prng, Slot, Term, UnixMillis};
 use kvorum_cluster::Request;
 use kvorum_kv::Keyspace;
 use kvorum_resp::{OutBuf, Scratch};
@@ -23,7 +23,7 @@ use crate::manager::MANAGER;
 use crate::manager::ask::Who;
 use crate::places::Places;
 use crate::replicas::hosting::Hosting;
-use crate::shared::Shared;
+use crate::shared::{KnownShard, Shared};
 use crate::status::{Process, Status};
 
 /// All groups and clients of one machine, as a state machine.
@@ -506,7 +506,8 @@ impl Node {
 
     /// The face's facts on each shard: the own groups know best, of the others there are hints.
     pub(crate) fn shard_facts(&self) -> Vec<ShardFacts> {
-        let here = self.shards().map(|group| ShardFacts {
+        let here = self.shards().filter(|group| group.state.is_some());
+        let here = here.map(|group| ShardFacts {
             group: group.id,
             slots: Arc::clone(group.served()),
             replicas: group.raft.membership().nodes.clone(),
@@ -518,17 +519,18 @@ impl Node {
         let known = self.shared.shards.iter();
         let elsewhere =
             known
-                .filter(|(group, _)| !self.has_group(**group))
+                .filter(|(group, _)| !self.has_state_of(**group))
                 .map(|(group, shard)| {
-                    let hint = self.shared.peers.primary_of(*group);
+                    let term = self.shared.peers.primary_of(*group).map(|(term, _)| term);
+                    let primary = self.shared.primary_of(*group);
                     ShardFacts {
                         group: *group,
                         slots: Arc::clone(&shard.slots),
                         replicas: shard.replicas.clone(),
-                        primary: hint.map(|(_, node)| node).or(shard.node()),
-                        primary_known: hint.is_some(),
+                        primary: primary.or(shard.node()),
+                        primary_known: primary.is_some(),
                         applied: 0,
-                        term: hint.map_or(0, |(term, _)| term.get()),
+                        term: term.map_or(0, Term::get),
                     }
                 });
         let mut facts: Vec<_> = here.chain(elsewhere).collect();
@@ -551,12 +553,32 @@ impl Node {
         self.groups.iter().any(|group| group.id == id)
     }
 
-    /// The node to ask about a slot that no group here serves.
-    pub(crate) fn primary_elsewhere(&self, slot: Slot) -> Option<NodeId> {
+    /// Whether what is known here of a group is its own state. A replica that is only just filled knows less
+    /// of its group than nodes that have none.
+    fn has_state_of(&self, id: GroupId) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|group| group.id == id && group.state.is_some())
+    }
+
+    /// The shard that has a slot, as the shard manager has it, if it is none that has a state here.
+    pub(crate) fn shard_elsewhere(&self, slot: Slot) -> Option<GroupId> {
         let known = self.shared.shards.iter();
-        let mut elsewhere = known.filter(|(group, _)| !self.has_group(**group));
+        let mut elsewhere = known.filter(|(group, _)| !self.has_state_of(**group));
         let (group, _) = elsewhere.find(|(_, shard)| shard.slots.contains(slot))?;
-        self.shared.node_for(*group)
+        Some(*group)
+    }
+
+    /// The other node to ask about a shard. Where no primary is known any that has a replica knows better; but
+    /// one that has no state yet knows that it has to wait for one.
+    pub(crate) fn node_to_ask(&self, group: GroupId) -> Option<NodeId> {
+        let own = self.shared.config.node;
+        let primary = self.shared.primary_of(group);
+        let member = || self.shared.shards.get(&group).and_then(KnownShard::node);
+        let node = match self.has_group(group) {
+            true => primary,
+            false => primary.or_else(member),
+        };
+        node.filter(|node| *node != own)
     }
 
     /// The state of the group that has a slot here.

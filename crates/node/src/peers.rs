@@ -29,6 +29,8 @@ struct Peer {
     /// Its memory limit, once heard; 0 for none.
     memory_limit: u64,
     memory_used: u64,
+    /// Since when it is among the nodes.
+    known_tick: u64,
     /// When it was last heard.
     heard_tick: Option<u64>,
     /// The highest level that it can apply, once heard.
@@ -157,12 +159,15 @@ impl Peers {
     }
 
     /// These are all nodes, this one perhaps among them.
-    pub(crate) fn set_nodes(&mut self, nodes: impl Iterator<Item = NodeId> + Clone) {
+    pub(crate) fn set_nodes(&mut self, nodes: impl Iterator<Item = NodeId> + Clone, now_tick: u64) {
         let own = self.own;
         self.peers
             .retain(|node, _| nodes.clone().any(|known| known == *node));
         for node in nodes.filter(|node| *node != own) {
-            self.peers.entry(node).or_default();
+            self.peers.entry(node).or_insert_with(|| Peer {
+                known_tick: now_tick,
+                ..Peer::default()
+            });
         }
     }
 
@@ -247,15 +252,23 @@ impl Peers {
         self.push(node, Link::Bulk, PeerMessage::Manager(message));
     }
 
-    /// For how long another node was not heard; since the start, if never.
+    /// For how long another node was not heard; if never, since it is known.
     pub(crate) fn silent_ticks(&self, node: NodeId, now_tick: u64) -> u64 {
         let peer = self.peers.get(&node);
-        peer.map_or(0, |peer| now_tick - peer.heard_tick.unwrap_or(0))
+        peer.map_or(0, |peer| {
+            now_tick - peer.heard_tick.unwrap_or(peer.known_tick)
+        })
     }
 
     /// Whether a node has said that it lost promises.
     pub(crate) fn is_lost(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.lost)
+    }
+
+    /// The nodes that have said so, or of which others have heard it.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let lost = self.peers.iter().filter(|(_, peer)| peer.lost);
+        lost.map(|(node, _)| *node)
     }
 
     /// Tells all nodes but these that this one leads the group.
@@ -329,12 +342,10 @@ impl Node {
         self.shared.clocks.heard(from, header.wall, now_tick);
         self.shared.peers.heard(from, &header, now_tick);
         if self.lost.is_some() {
-            // Nothing it ever said counts, so it says nothing but this; and only to who wants something
-            // of a replica, or two that are lost would tell each other for ever.
-            if messages
-                .iter()
-                .any(|message| matches!(message, PeerMessage::Raft { .. }))
-            {
+            // Nothing it ever said counts, so it says nothing but this; and not to who says nothing else, or
+            // two that are lost would tell each other for ever.
+            let says_more = |message: &PeerMessage| !matches!(message, PeerMessage::Lost);
+            if messages.iter().any(says_more) {
                 self.shared
                     .peers
                     .push(from, Link::Urgent, PeerMessage::Lost);
@@ -470,7 +481,8 @@ impl Node {
         }
     }
 
-    fn peer_lost(&mut self, from: NodeId) {
+    /// A node has lost promises, as it says or as another has heard it say.
+    pub(crate) fn peer_lost(&mut self, from: NodeId) {
         let Some(peer) = self.shared.peers.peers.get_mut(&from) else {
             return;
         };

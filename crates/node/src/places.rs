@@ -1,4 +1,4 @@
-//! Which group of this node serves a slot, so that the door looks once.
+//! Which group of this node serves a slot, so that the door looks once. A replica without a state serves none.
 
 use std::sync::Arc;
 
@@ -10,12 +10,28 @@ use crate::group::Group;
 /// Served by no group here.
 const NOWHERE: u16 = u16::MAX;
 
+/// Of a slot that has moved, a follower of its old group may not know yet; whoever leads does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rank {
+    Stateless,
+    Follows,
+    Leads,
+}
+
+fn rank(group: &Group) -> Rank {
+    match (group.leading(), group.state.is_some()) {
+        (true, _) => Rank::Leads,
+        (false, true) => Rank::Follows,
+        (false, false) => Rank::Stateless,
+    }
+}
+
 /// By slot: the place of the group that serves it. Derived from the groups; made anew when one of their
 /// sets has changed.
 #[derive(Debug)]
 pub(crate) struct Places {
     groups: Box<[u16]>,
-    made_of: Vec<(bool, Arc<SlotSet>)>,
+    made_of: Vec<(Rank, Arc<SlotSet>)>,
 }
 
 impl Default for Places {
@@ -36,22 +52,21 @@ impl Places {
 
     /// Looks at the groups again.
     pub(crate) fn update(&mut self, groups: &[Group]) {
-        let is_same = |(group, (leads, set)): (&Group, &(bool, Arc<SlotSet>))| {
+        let is_same = |(group, (known, set)): (&Group, &(Rank, Arc<SlotSet>))| {
             // A set is never changed while another holds it: the same place in memory is the same set.
-            group.leading() == *leads && Arc::ptr_eq(group.served(), set)
+            rank(group) == *known && Arc::ptr_eq(group.served(), set)
         };
         if self.made_of.len() == groups.len() && groups.iter().zip(&self.made_of).all(is_same) {
             return;
         }
         let made_of = groups
             .iter()
-            .map(|group| (group.leading(), Arc::clone(group.served())));
+            .map(|group| (rank(group), Arc::clone(group.served())));
         self.made_of = made_of.collect();
         self.groups.fill(NOWHERE);
-        // Of a slot that has moved, a follower of its old group may not know yet; whoever leads does.
-        for leading in [false, true] {
+        for rank in [Rank::Follows, Rank::Leads] {
             let sets = self.made_of.iter().enumerate();
-            for (place, (_, set)) in sets.filter(|(_, (leads, _))| *leads == leading) {
+            for (place, (_, set)) in sets.filter(|(_, (known, _))| *known == rank) {
                 for (first, last) in set.runs() {
                     self.groups[usize::from(first)..=usize::from(last)].fill(place as u16);
                 }

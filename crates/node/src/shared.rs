@@ -167,18 +167,12 @@ impl Shared {
         if members == self.config.members {
             return;
         }
-        self.peers.set_nodes(members.keys().copied());
+        self.peers.set_nodes(members.keys().copied(), self.now_tick);
         self.config.members = members;
         self.faces = Faces::default();
         let others = cluster.nodes().iter().filter(|(id, _)| **id != own);
         let reached = others.map(|(id, node)| (*id, node.addresses.peer.to_string()));
         self.later.push(Effect::Peers(reached.collect()));
-    }
-
-    /// The node to ask about a group that has no replica here: its primary, or any with a replica.
-    pub(crate) fn node_for(&self, group: GroupId) -> Option<NodeId> {
-        let member = || self.shards.get(&group).and_then(KnownShard::node);
-        self.primary_of(group).or_else(member)
     }
 
     /// Sends something about a move to the node that leads the other group, which may be this one.

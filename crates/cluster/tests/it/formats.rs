@@ -239,3 +239,50 @@ fn lies_with_a_right_checksum_do_no_harm() {
         fuzz(&bytes);
     }
 }
+
+/// Whatever a caller makes of the types can be read back: an entry that could not would stop every replica.
+#[test]
+fn no_request_is_written_that_cannot_be_read() {
+    let mut prng = Prng::new(12);
+    let edge = |prng: &mut Prng| {
+        *prng
+            .pick(&[0, 1, 2, 16_383, 16_384, 65_534, 65_535])
+            .expect("some")
+    };
+    let number = |prng: &mut Prng| *prng.pick(&[0, 1, 1 << 32, u64::MAX]).expect("some");
+    for _ in 0..10_000 {
+        let runs = (0..prng.below(5)).map(|_| (edge(&mut prng), edge(&mut prng)));
+        let slots = SlotRuns::of_runs(runs.collect::<Vec<_>>());
+        let name = "\u{1f511}".repeat(prng.index(300));
+        let shard = match prng.chance(1, 2) {
+            true => ShardRef::Name(name.clone()),
+            false => ShardRef::Group(GroupId(number(&mut prng))),
+        };
+        let command = match prng.below(4) {
+            0 => Command::Assign { slots, shard },
+            1 => Command::OpenMove {
+                from: prng.chance(1, 2).then(|| GroupId(number(&mut prng))),
+                to: GroupId(number(&mut prng)),
+                slots,
+            },
+            2 => Command::Join {
+                shards: (0..prng.below(4))
+                    .map(|_| NewShard {
+                        name: name.clone(),
+                        nodes: (0..prng.below(4))
+                            .map(|_| NodeId(number(&mut prng)))
+                            .collect(),
+                        wanted: prng.below(256) as u8,
+                    })
+                    .collect(),
+            },
+            _ => Command::IssueSessions {
+                count: number(&mut prng),
+            },
+        };
+        let once = prng.chance(1, 2);
+        let once = once.then(|| (IssuerId(number(&mut prng)), number(&mut prng)));
+        let request = Request { once, command };
+        assert!(request.reads_back(), "{request:?}");
+    }
+}

@@ -203,6 +203,65 @@ fn a_node_that_is_full_gets_nothing() {
 }
 
 #[test]
+fn a_change_towards_a_full_disk_ends_and_others_go_on() {
+    let mut world = World::new(&plan(16384, 3, 3, 3));
+    world.settle();
+    world.apply(register(1, "full"));
+    kill(&mut world, 1);
+    let begun = next_commands(&world.state, &world.hearsay);
+    let towards = |command: &Command| {
+        matches!(
+            command,
+            Command::ChangeReplicas {
+                add: Some(NodeId(4)),
+                ..
+            }
+        )
+    };
+    let begun: Vec<_> = begun.into_iter().filter(towards).collect();
+    assert!(!begun.is_empty());
+    for command in begun {
+        world.apply(command);
+    }
+    world.hearsay.full.insert(NodeId(4));
+    let plan = next_commands(&world.state, &world.hearsay);
+    let given_up = |command: &Command| matches!(command, Command::AbandonChange { .. });
+    assert!(plan.iter().any(given_up), "{plan:?}");
+    world.apply(register(2, "roomy"));
+    world.settle();
+    assert_eq!(world.load()[&NodeId(4)], 0);
+    assert_eq!(world.load()[&NodeId(5)], 3);
+    assert_eq!(world.state.under_replicated().count(), 0);
+}
+
+#[test]
+fn a_replica_that_is_only_joining_does_not_count_for_its_node() {
+    let mut world = World::new(&plan(16384, 3, 3, 3));
+    world.settle();
+    world.apply(register(1, "new"));
+    for group in 1..=3 {
+        let group = GroupId(group);
+        let shard = &world.state.shards()[&group];
+        let (expected, wanted) = (shard.membership, 4);
+        world.apply(Command::SetReplicas { group, wanted });
+        let reply = world.apply(Command::ChangeReplicas {
+            group,
+            expected,
+            add: Some(NodeId(4)),
+            remove: None,
+        });
+        assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+    }
+    // No primary talks to it yet, so that none can miss it.
+    let report = Command::ReportDead {
+        node: NodeId(4),
+        witnesses: Vec::new(),
+    };
+    assert_eq!(world.apply(report), Reply::Done);
+    assert_eq!(world.state.nodes()[&NodeId(4)].health, Health::Dead);
+}
+
+#[test]
 fn damage_is_for_ever_and_an_empty_directory_is_another_node() {
     let mut world = World::new(&plan(16384, 4, 4, 3));
     world.settle();

@@ -28,6 +28,8 @@ pub(crate) struct Client {
     pub(crate) is_router: bool,
     /// An earlier request of it waits for a primary, so later ones are not looked at.
     pub(crate) is_held: bool,
+    /// When the request that is being let in came, if it was held since.
+    pub(crate) held_since: Option<u64>,
     /// It sends no more.
     pub(crate) has_ended: bool,
     touched: bool,
@@ -47,6 +49,7 @@ impl Client {
             unanswered_reads: 0,
             is_router: false,
             is_held: false,
+            held_since: None,
             has_ended: false,
             touched: false,
             paused: false,

@@ -3,7 +3,7 @@
 //! What the door decides about ownership is only to save work: a group checks again when it applies. A
 //! command that is refused here was never proposed, so texts that clients retry on are in place.
 
-use kvorum_base::{Bug, ConnId, NodeId, Slot};
+use kvorum_base::{Bug, ConnId, MoveId, NodeId, Slot};
 use kvorum_kv::command::spec::Flags;
 use kvorum_kv::{CrossSlot, Refusal, Run, Spec};
 use kvorum_resp::{Args, ArgsBuf, InputLimits, Request};
@@ -280,6 +280,10 @@ impl Node {
         let newest = states
             .filter_map(|state| state.moves.whereabouts(slot))
             .max();
+        // The logs here know nothing of what the next owners did with it.
+        let cluster = self.shared.cluster.as_ref();
+        let told = cluster.map_or(MoveId::ZERO, |cluster| cluster.brought_by(slot));
+        let newest = newest.filter(|(id, _)| *id >= told);
         let primary = match newest.map(|(_, whose)| whose) {
             Some(Whereabouts::Moving) => return Passed::Wait,
             Some(Whereabouts::At(group)) => match self.shared.primary_of(group) {
@@ -288,7 +292,13 @@ impl Node {
                 Some(primary) => Some(primary),
                 None => return Passed::Wait,
             },
-            None => self.primary_elsewhere(slot),
+            None => match self.shard_elsewhere(slot) {
+                Some(group) => match self.node_to_ask(group) {
+                    Some(node) => Some(node),
+                    None => return Passed::Wait,
+                },
+                None => None,
+            },
         };
         match primary {
             Some(primary) => self.redirect(client, seq, slot, primary),
@@ -445,7 +455,9 @@ impl Node {
             );
         } else {
             client.unanswered_reads += 1;
-            group.reads.push(reply_to, spec, args, self.shared.now_tick);
+            let now_tick = self.shared.now_tick;
+            let since_tick = client.held_since.unwrap_or(now_tick);
+            (group.reads).push(reply_to, spec, args, (since_tick, now_tick));
         }
     }
 
@@ -457,9 +469,11 @@ impl Node {
             let Some(mut client) = self.shared.table.take(held.conn) else {
                 continue;
             };
+            client.held_since = Some(held.since_tick);
             // Behind a request that waits again the later ones of its connection wait too.
             let waits = blocked == Some(held.conn)
                 || self.pass(&mut client, held.seq, held.spec, held.args.as_args()) == Passed::Wait;
+            client.held_since = None;
             self.shared.table.put_back(client);
             if waits {
                 blocked = Some(held.conn);

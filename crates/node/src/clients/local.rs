@@ -226,8 +226,8 @@ fn time(node: &Node, replies: &mut Replies<'_>) {
 /// At the port for replicas: the primary of the first shard that is followed here, and how far it is applied.
 fn followed(node: &Node, door: Door) -> Option<(&Member, u64)> {
     let config = &node.shared.config;
-    let mut groups = node.groups.iter().filter(|_| door == Door::Replica);
-    let group = groups.find(|group| group.follows(config.node))?;
+    let mut shards = node.shards().filter(|_| door == Door::Replica);
+    let group = shards.find(|group| group.follows(config.node))?;
     let applied = group.state.as_ref()?.applied.get();
     Some((config.members.get(&group.primary()?)?, applied))
 }
@@ -373,7 +373,8 @@ fn cluster_map(node: &mut Node, client: &mut Client, seq: u32, command: NodeComm
 fn fail_over(node: &mut Node, client: &mut Client, seq: u32, args: Args<'_>) {
     let asked = may_fail_over(client.door, args).and_then(|()| {
         let (own, shared) = (node.shared.config.node, &mut node.shared);
-        let followed = node.groups.iter_mut().filter(|group| group.follows(own));
+        let shards = node.groups.iter_mut().filter(|group| group.id != MANAGER);
+        let followed = shards.filter(|group| group.follows(own));
         let asked = followed.map(|group| group.ask_to_lead(shared)).count();
         match asked {
             0 => Err("ERR I'm a replica but my master is unknown to me"),

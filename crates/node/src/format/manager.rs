@@ -6,7 +6,8 @@
 //! | 2 | answer | number varint, how 1: 1 replied, then a block: the reply; 2 not done; 3 unknown |
 //! | 3 | report | index of the state that is held, count, per group led: group, term, logical bytes; |
 //! | | | count, per node not heard: node, milliseconds; |
-//! | | | count, per large slot that has to move: slot, bytes; all varints, each list rising |
+//! | | | count, per large slot that has to move: slot, bytes; |
+//! | | | count, nodes that lost promises; 1 if the disk is full, or 0; all varints, each list rising |
 //! | 4 | state | block: a state as in the `cluster` crate |
 
 use bytes::Bytes;
@@ -49,6 +50,10 @@ pub struct Report {
     /// The logical bytes of slots of these groups that have to move and are so large that few of them make a
     /// move.
     pub slots: Vec<(Slot, u64)>,
+    /// Nodes that have told it that they lost promises, by id.
+    pub lost: Vec<NodeId>,
+    /// Whether its disk has no room.
+    pub is_full: bool,
 }
 
 /// A message to or from the shard manager's primary.
@@ -81,7 +86,8 @@ pub fn message_bytes(message: &ManagerMessage) -> usize {
     match message {
         ManagerMessage::State(bytes) => NUMBERS_BYTES + bytes.len(),
         ManagerMessage::Report(report) => {
-            NUMBERS_BYTES + 30 * report.led.len() + 20 * (report.silent.len() + report.slots.len())
+            let pairs = report.silent.len() + report.slots.len();
+            NUMBERS_BYTES + 30 * report.led.len() + 20 * pairs + 10 * report.lost.len()
         }
         // Rare enough to be encoded once more.
         ManagerMessage::Ask { request, .. } => NUMBERS_BYTES + request.encode().len(),
@@ -118,6 +124,8 @@ pub fn put_message(out: &mut Vec<u8>, message: &ManagerMessage) {
             led,
             silent,
             slots,
+            lost,
+            is_full,
         }) => {
             out.push(3);
             put_varint(out, held.get());
@@ -137,6 +145,11 @@ pub fn put_message(out: &mut Vec<u8>, message: &ManagerMessage) {
                 put_varint(out, u64::from(slot.get()));
                 put_varint(out, *bytes);
             }
+            put_varint(out, lost.len() as u64);
+            for node in lost {
+                put_varint(out, node.get());
+            }
+            out.push(u8::from(*is_full));
         }
         ManagerMessage::State(bytes) => {
             out.push(4);
@@ -207,5 +220,13 @@ fn read_report(reader: &mut Reader<'_>) -> Result<Report, Malformed> {
         }
         report.slots.push((slot, reader.varint("bytes of a slot")?));
     }
+    for _ in 0..reader.varint("lost nodes")? {
+        let node = NodeId(reader.varint("lost node")?);
+        if report.lost.last().is_some_and(|last| *last >= node) {
+            return Err(reader.malformed("order of nodes"));
+        }
+        report.lost.push(node);
+    }
+    report.is_full = super::read_flag(reader, "full disk")?;
     Ok(report)
 }

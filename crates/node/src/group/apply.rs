@@ -133,7 +133,6 @@ impl Group {
             Payload::Command => {
                 if entry::clock(entry) > state.keyspace.clock() {
                     state.keyspace.advance_clock(entry::clock(entry));
-                    self.clock_tick = shared.now_tick;
                 }
                 match entry::content(entry) {
                     Content::Commands(commands) => {
@@ -229,8 +228,12 @@ impl Group {
     }
 
     fn judge_checkpoint(&mut self, index: Index, shared: &mut Shared) {
-        let voters = self.raft.membership().voters.len();
-        match self.checkpoints.judge(index, voters) {
+        let membership = self.raft.membership();
+        if membership.is_joint() {
+            // Two hashes could each have a majority of one half.
+            return;
+        }
+        match self.checkpoints.judge(index, &membership.voters) {
             Verdict::Open => {}
             Verdict::Undecided => {
                 shared.counters.divergences += 1;

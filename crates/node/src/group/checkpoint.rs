@@ -6,7 +6,7 @@
 //! with a majority is the wrong one, whoever it is: it drops its state (its log and its votes are
 //! fine) and takes a snapshot. Without a majority nobody can say who is right, and it stays an alarm.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_base::{Index, ReplicaId};
 
@@ -41,13 +41,17 @@ impl Checkpoints {
         }
     }
 
-    /// What is known of the checkpoint at `index`, for this many voters. A verdict other than open
+    /// What is known of the checkpoint at `index`; only these voters count. A verdict other than open
     /// is given once.
-    pub(crate) fn judge(&mut self, index: Index, voters: usize) -> Verdict {
+    pub(crate) fn judge(&mut self, index: Index, voters: &BTreeSet<ReplicaId>) -> Verdict {
         let Some(reports) = self.reports.get(&index) else {
             return Verdict::Open;
         };
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        let reports: BTreeMap<ReplicaId, u64> = (reports.iter())
+            .filter(|(replica, _)| voters.contains(replica))
+            .map(|(replica, hash)| (*replica, *hash))
+            .collect();
         for hash in reports.values() {
             *counts.entry(*hash).or_default() += 1;
         }
@@ -56,9 +60,9 @@ impl Checkpoints {
         }
         let right = counts
             .iter()
-            .find(|(_, count)| **count * 2 > voters)
+            .find(|(_, count)| **count * 2 > voters.len())
             .map(|(hash, _)| *hash);
-        if right.is_none() && reports.len() < voters {
+        if right.is_none() && reports.len() < voters.len() {
             return Verdict::Open;
         }
         self.judged = index;
@@ -97,26 +101,52 @@ mod tests {
         checkpoints
     }
 
+    fn voters(count: u64) -> BTreeSet<ReplicaId> {
+        (1..=count).map(ReplicaId).collect()
+    }
+
     #[test]
     fn the_one_against_two_is_wrong() {
         let mut checkpoints = reports(&[7, 8, 7]);
         assert_eq!(
-            checkpoints.judge(Index(9), 3),
+            checkpoints.judge(Index(9), &voters(3)),
             Verdict::Wrong(vec![ReplicaId(2)])
         );
-        assert_eq!(checkpoints.judge(Index(9), 3), Verdict::Open, "said once");
+        assert_eq!(
+            checkpoints.judge(Index(9), &voters(3)),
+            Verdict::Open,
+            "said once"
+        );
     }
 
     #[test]
     fn two_that_differ_wait_for_the_third() {
-        assert_eq!(reports(&[7, 8]).judge(Index(9), 3), Verdict::Open);
-        assert_eq!(reports(&[7, 8, 9]).judge(Index(9), 3), Verdict::Undecided);
-        assert_eq!(reports(&[7, 8]).judge(Index(9), 2), Verdict::Undecided);
+        assert_eq!(reports(&[7, 8]).judge(Index(9), &voters(3)), Verdict::Open);
+        assert_eq!(
+            reports(&[7, 8, 9]).judge(Index(9), &voters(3)),
+            Verdict::Undecided
+        );
+        assert_eq!(
+            reports(&[7, 8]).judge(Index(9), &voters(2)),
+            Verdict::Undecided
+        );
+    }
+
+    #[test]
+    fn who_is_no_voter_does_not_count() {
+        let verdict = reports(&[7, 8, 7, 8, 8]).judge(Index(9), &voters(3));
+        assert_eq!(verdict, Verdict::Wrong(vec![ReplicaId(2)]));
     }
 
     #[test]
     fn agreement_is_silent() {
-        assert_eq!(reports(&[7, 7, 7]).judge(Index(9), 3), Verdict::Open);
-        assert_eq!(Checkpoints::default().judge(Index(9), 3), Verdict::Open);
+        assert_eq!(
+            reports(&[7, 7, 7]).judge(Index(9), &voters(3)),
+            Verdict::Open
+        );
+        assert_eq!(
+            Checkpoints::default().judge(Index(9), &voters(3)),
+            Verdict::Open
+        );
     }
 }

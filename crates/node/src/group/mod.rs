@@ -80,8 +80,6 @@ pub(crate) struct Group {
     /// The last node heard to lead, for redirects; never used for a decision.
     pub(crate) primary_hint: Option<NodeId>,
     next_checkpoint_tick: u64,
-    /// When the logged clock was last moved, by this node's ticks.
-    clock_tick: u64,
     /// How many bytes of entries this turn may still apply.
     apply_allowance: usize,
     /// A checkpoint was applied by this primary and is to be judged.
@@ -144,7 +142,6 @@ impl Group {
             is_wanted: true,
             primary_hint: None,
             next_checkpoint_tick: 0,
-            clock_tick: 0,
             apply_allowance: 0,
             checkpoint_due: None,
             clock_fit: true,
@@ -509,17 +506,19 @@ impl Group {
     }
 
     fn run_reads(&mut self, shared: &mut Shared) {
+        if !self.reads.has_confirmed() {
+            return;
+        }
+        let now = self.entry_clock(shared);
         let Some(state) = &mut self.state else { return };
         // How much time to live is left is told by the time since the clock was logged, too.
-        let since_ticks = shared.now_tick - self.clock_tick;
-        state
-            .keyspace
-            .set_since_clock(since_ticks * shared.config.tick_ms);
+        let since_clock_ms = now.get().saturating_sub(state.keyspace.clock().get());
+        state.keyspace.set_since_clock(since_clock_ms);
         let state = &*state;
-        let run = |reply_to: ReplyTo, spec, args: Args<'_>| {
+        let run = |(reply_to, since_tick): (ReplyTo, u64), spec, args: Args<'_>| {
             if state.slot_not_served(spec, args).is_some() {
                 // Back to the door, which knows where it is to be read.
-                return give_back((reply_to, shared.now_tick), spec, args, shared);
+                return give_back((reply_to, since_tick), spec, args, shared);
             }
             shared.table.answer(reply_to, |replies| {
                 state.read(spec, args, replies);

@@ -30,6 +30,8 @@ pub(crate) struct Read {
     pub(crate) spec: &'static Spec,
     /// Where its arguments lie in the round's arena.
     args: Range<u32>,
+    /// When it came to this node; it may have been at the door more than once since.
+    since_tick: u64,
 }
 
 /// Who confirms a round.
@@ -49,7 +51,10 @@ pub(crate) struct Round {
     asks: Vec<(NodeId, Ask)>,
     bytes: Vec<u8>,
     ranges: Vec<Range<u32>>,
+    /// When it began.
     since_tick: u64,
+    /// When the oldest of its reads came.
+    oldest_tick: u64,
 }
 
 /// All reads of a group that are not answered.
@@ -64,7 +69,7 @@ pub(crate) struct Reads {
 }
 
 impl Round {
-    fn push(&mut self, reply_to: ReplyTo, spec: &'static Spec, args: Args<'_>) {
+    fn push(&mut self, reply_to: ReplyTo, spec: &'static Spec, args: Args<'_>, since_tick: u64) {
         let first = self.ranges.len() as u32;
         for arg in args.iter() {
             let start = self.bytes.len() as u32;
@@ -75,7 +80,14 @@ impl Round {
             reply_to,
             spec,
             args: first..self.ranges.len() as u32,
+            since_tick,
         });
+        self.oldest_tick = self.oldest_tick.min(since_tick);
+    }
+
+    fn begin(&mut self, now_tick: u64) {
+        self.since_tick = now_tick;
+        self.oldest_tick = now_tick;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -96,33 +108,35 @@ impl Round {
 }
 
 impl Reads {
-    /// Adds a read to the round that the end of this turn may ask for.
+    /// Adds a read, which came at `since_tick`, to the round that the end of this turn may ask for.
     pub(crate) fn push(
         &mut self,
         reply_to: ReplyTo,
         spec: &'static Spec,
         args: Args<'_>,
-        now_tick: u64,
+        (since_tick, now_tick): (u64, u64),
     ) {
         if self.gathering.is_empty() {
-            self.gathering.since_tick = now_tick;
+            self.gathering.begin(now_tick);
         }
-        self.gathering.push(reply_to, spec, args);
+        self.gathering.push(reply_to, spec, args, since_tick);
     }
 
     /// Adds a follower's question to that round.
     pub(crate) fn push_ask(&mut self, node: NodeId, ask: Ask, now_tick: u64) {
         if self.gathering.is_empty() {
-            self.gathering.since_tick = now_tick;
+            self.gathering.begin(now_tick);
         }
         self.gathering.asks.push((node, ask));
     }
 
-    /// Whether the gathered reads should be numbered now: no other round is unconfirmed, or they
-    /// have waited for a tick.
+    /// Whether the gathered reads should be numbered now: no other round is unconfirmed, or they have waited
+    /// for a tick. While the primary is being asked they wait for its answer: it may be one that is not heard,
+    /// and a question for every tick would be kept.
     pub(crate) fn round_due(&self, now_tick: u64) -> bool {
         !self.gathering.is_empty()
-            && (self.asked.is_empty() || self.gathering.since_tick < now_tick)
+            && (self.asked.is_empty()
+                || !self.awaits_primary() && self.gathering.since_tick < now_tick)
     }
 
     /// The gathered reads have this number now.
@@ -157,12 +171,12 @@ impl Reads {
         }
     }
 
-    /// Runs every read whose index is applied.
+    /// Runs every read whose index is applied; with when it came.
     pub(crate) fn run_ready(
         &mut self,
         applied: Index,
         keyspace: &Keyspace,
-        mut run: impl FnMut(ReplyTo, &'static Spec, Args<'_>),
+        mut run: impl FnMut((ReplyTo, u64), &'static Spec, Args<'_>),
     ) {
         while self
             .confirmed
@@ -174,7 +188,8 @@ impl Reads {
                 let keys = |read: &'_ Read| keys_of(read.spec, round.args(read));
                 keyspace.warm(group.iter().flat_map(keys));
                 for read in group {
-                    run(read.reply_to, read.spec, round.args(read));
+                    let from = (read.reply_to, read.since_tick);
+                    run(from, read.spec, round.args(read));
                 }
             }
             self.recycle(round);
@@ -205,7 +220,7 @@ impl Reads {
             .map(|(_, _, round)| round);
         for mut round in asked.chain([std::mem::take(&mut self.gathering)]) {
             for read in &round.reads {
-                refuse(read.reply_to, read.spec, round.args(read), round.since_tick);
+                refuse(read.reply_to, read.spec, round.args(read), read.since_tick);
             }
             round.clear();
             self.recycle(round);
@@ -217,9 +232,10 @@ impl Reads {
         let rounds = (self.asked.iter_mut().map(|(_, _, round)| round))
             .chain(self.confirmed.iter_mut().map(|(_, round)| round))
             .chain([&mut self.gathering]);
+        let late = |read: &mut Read| read.since_tick <= tick;
         rounds
-            .filter(|round| round.since_tick <= tick)
-            .flat_map(|round| round.reads.drain(..).map(|read| read.reply_to))
+            .filter(|round| round.oldest_tick <= tick)
+            .flat_map(|round| round.reads.extract_if(.., late).map(|read| read.reply_to))
             .collect()
     }
 

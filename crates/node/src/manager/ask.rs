@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use kvorum_base::{Index, NodeId, Term};
-use kvorum_cluster::{Reply, Request};
+use kvorum_cluster::{Refusal, Reply, Request};
 
 use super::MANAGER;
 use crate::effect::Effect;
@@ -102,6 +102,10 @@ impl Asks {
 impl Node {
     /// Has a request proposed to the shard manager, here or elsewhere.
     pub(crate) fn manage(&mut self, request: Request, who: Who) {
+        if !request.reads_back() {
+            let refused = Answer::Replied(Reply::Refused(Refusal::Malformed));
+            return self.shared.manager.asks.answers.push((who, refused));
+        }
         let since_tick = self.shared.now_tick;
         self.hand_on(Held {
             request,

@@ -91,6 +91,9 @@ impl Node {
                 self.shared.manager.asks.answered(from, number, answer);
             }
             ManagerMessage::Report(report) => {
+                for node in &report.lost {
+                    self.peer_lost(*node);
+                }
                 let reports = &mut self.shared.manager.reports;
                 reports.insert(from, (report, now));
             }

@@ -62,6 +62,9 @@ impl Node {
         let Some(cluster) = self.shared.cluster.clone() else {
             return;
         };
+        if !self.knows_enough(&cluster, since) {
+            return;
+        }
         let mut commands = self.health_commands(&cluster, since);
         let hearsay = self.hearsay(&cluster);
         commands.extend(next_commands(&cluster, &hearsay));
@@ -70,6 +73,18 @@ impl Node {
         for command in commands {
             self.manage(command.into(), Who::Planner);
         }
+    }
+
+    /// Whether all nodes that work have reported to this primary, or had the time to: a plan that knows no
+    /// sizes would put replicas where there is no room for them.
+    fn knows_enough(&self, cluster: &State, since: u64) -> bool {
+        let mut alive = (cluster.nodes().iter()).filter(|(_, node)| node.health == Health::Alive);
+        let reports = &self.shared.manager.reports;
+        let has_said = |(node, _): (&NodeId, _)| {
+            let report = reports.get(node);
+            report.is_some_and(|(_, tick)| *tick >= since)
+        };
+        self.shared.now_tick >= since + 2 * REPORT_TICKS || alive.all(has_said)
     }
 
     /// What nodes have reported, as the plan wants it.
@@ -82,6 +97,9 @@ impl Node {
                 }
             }
             hearsay.slot_bytes.extend(report.slots.iter().copied());
+            if report.is_full {
+                hearsay.full.insert(*node);
+            }
         }
         hearsay.forget_what_is_over(cluster);
         hearsay

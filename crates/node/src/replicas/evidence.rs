@@ -34,10 +34,7 @@ impl Node {
 
     /// What became of an order to this node that is over.
     fn outcome_here(&self, order: &Order) -> Option<Outcome> {
-        let is_here = |replica| {
-            let mut groups = self.groups.iter();
-            groups.any(|group| (group.id, group.replica) == (order.group, replica))
-        };
+        let is_here = |replica| self.hosts(order.group, replica);
         match order.task {
             Task::CreateReplica { replica, .. } if is_here(replica) => Some(Outcome::Created),
             Task::CreateReplica { .. } => Some(Outcome::Refused),

@@ -29,19 +29,36 @@ impl Node {
         self.follow(&cluster);
         let repeats = self.shared.config.planted.has(Bug::DeletedReplicaMadeAgain);
         for (number, order) in cluster.orders_for_node(self.shared.config.node) {
-            if number <= self.shared.log.orders() && !repeats {
+            let is_over = number <= self.shared.log.orders();
+            if is_over && !repeats && !self.is_half_done(order) {
                 continue;
             }
             // What the log says of this group would be mixed up with what it says of its next replica.
-            let is_leaving = self.hosting.leaving.contains_key(&order.group);
-            if is_leaving || !self.shared.log.writable() {
+            if self.hosting.leaving.contains_key(&order.group) {
                 return;
             }
-            self.carry_out_order(order);
-            if number > self.shared.log.orders() {
+            if !is_over {
+                // First that it is over. Were the replica gone before, and the power cut between the two, then
+                // nothing would say any more that this one must not be made.
                 self.shared.log.orders_over(number);
             }
+            self.carry_out_order(order);
         }
+    }
+
+    /// Whether the log says that a replica's end was ordered, and the replica is here all the same. An id is
+    /// never given twice, so it can be deleted as often as it is found.
+    fn is_half_done(&self, order: &Order) -> bool {
+        match order.task {
+            Task::DeleteReplica { replica, .. } => self.hosts(order.group, replica),
+            _ => false,
+        }
+    }
+
+    /// Whether this very replica is here.
+    pub(super) fn hosts(&self, group: GroupId, replica: ReplicaId) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|own| (own.id, own.replica) == (group, replica))
     }
 
     fn carry_out_order(&mut self, order: &Order) {
@@ -55,7 +72,8 @@ impl Node {
         }
     }
 
-    /// Makes a replica, unless there is one of its group here: a node has one at most.
+    /// Makes a replica, unless there is one of its group here, since a node has one at most, or no room. What is
+    /// not made now never is: the shard manager hears so, and looks for another place.
     fn make_replica(
         &mut self,
         group: GroupId,
@@ -64,7 +82,7 @@ impl Node {
     ) {
         let own = self.shared.config.node;
         let is_odd = !founders.is_empty() && founders.get(&replica) != Some(&own);
-        if self.has_group(group) || is_odd {
+        if self.has_group(group) || is_odd || !self.shared.log.writable() {
             return;
         }
         let members = founders.iter().map(|(replica, node)| (*replica, *node));

@@ -452,6 +452,8 @@ fn manager_messages() -> Vec<(ManagerMessage, String)> {
         led: vec![led(0, 4, 0), led(2, 5, 300)],
         silent: vec![(NodeId(3), 1500)],
         slots: vec![(Slot(2), 300)],
+        lost: vec![NodeId(5)],
+        is_full: true,
     };
     let block = |bytes: &[u8]| format!("{:02x} {}", bytes.len(), hex(bytes));
     let request = Request::from(Command::Rebalance);
@@ -487,7 +489,7 @@ fn manager_messages() -> Vec<(ManagerMessage, String)> {
         ),
         (
             ManagerMessage::Report(report),
-            "0b 03 ac02 02 00 04 00 02 05 ac02 01 03 dc0b 01 02 ac02".to_owned(),
+            "0b 03 ac02 02 00 04 00 02 05 ac02 01 03 dc0b 01 02 ac02 01 05 01".to_owned(),
         ),
         (
             ManagerMessage::State(Bytes::from_static(b"ab")),

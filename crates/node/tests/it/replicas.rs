@@ -103,6 +103,8 @@ struct Desk {
     node: Node,
     segments: BTreeMap<SegmentId, Vec<u8>>,
     unsynced: Vec<(SegmentId, u32, BatchSeq, Bytes)>,
+    /// How many segments more the disk has room for.
+    room: usize,
 }
 
 /// It is told of itself alone, and of no group.
@@ -119,6 +121,10 @@ fn config() -> Config {
 
 impl Desk {
     fn start(segments: BTreeMap<SegmentId, Vec<u8>>) -> Self {
+        Self::start_with_room(segments, usize::MAX)
+    }
+
+    fn start_with_room(segments: BTreeMap<SegmentId, Vec<u8>>, room: usize) -> Self {
         let config = config();
         let mut recovery = Recovery::new(&config.log, !segments.is_empty());
         for (segment, bytes) in &segments {
@@ -131,6 +137,7 @@ impl Desk {
             node,
             segments,
             unsynced: Vec::new(),
+            room,
         };
         desk.carry_out(effects);
         desk.event(Event::Wall(UnixMillis(1_000_000)));
@@ -165,7 +172,12 @@ impl Desk {
                     frame,
                 } => self.unsynced.push((segment, offset, upto, frame)),
                 Effect::PrepareSegment { segment } => {
-                    self.event(Event::SegmentReady { segment });
+                    let left = self.room.checked_sub(1);
+                    self.room = left.unwrap_or(0);
+                    self.event(match left {
+                        Some(_) => Event::SegmentReady { segment },
+                        None => Event::SegmentRefused { segment },
+                    });
                     self.turn();
                 }
                 Effect::Again | Effect::Continue => self.turn(),
@@ -285,4 +297,42 @@ fn a_replica_that_joins_waits_for_the_state_of_its_group() {
     }
     waits(&desk);
     assert_eq!(desk.node.evidence(), [(order, Outcome::Created)]);
+}
+
+#[test]
+fn a_full_disk_takes_no_replica_and_says_so() {
+    let mut manager = Manager::new();
+    let mut desk = Desk::start_with_room(BTreeMap::new(), 1);
+    assert!(desk.node.status().disk_full);
+    let (group, order) = manager.found();
+    desk.tell(&manager.0);
+    desk.sync();
+    assert!(!desk.hosts(group));
+    assert_eq!(desk.node.evidence(), [(order, Outcome::Refused)]);
+    let mut desk = desk.restart();
+    assert!(!desk.node.status().disk_full);
+    desk.tell(&manager.0);
+    desk.sync();
+    assert!(!desk.hosts(group), "what was refused stays so");
+    assert_eq!(desk.node.evidence(), [(order, Outcome::Refused)]);
+}
+
+#[test]
+fn a_full_disk_lets_a_replica_go() {
+    let (mut manager, mut desk) = (Manager::new(), Desk::start(BTreeMap::new()));
+    let (group, made) = manager.found();
+    desk.tell(&manager.0);
+    desk.sync();
+    manager.close(made, Outcome::Created);
+    manager.apply(Command::Leave {
+        shards: vec![ShardRef::Group(group)],
+    });
+    manager.apply(Command::Retire { group });
+    let deleted = manager.order();
+    let mut desk = Desk::start_with_room(desk.segments, 1);
+    assert!(desk.node.status().disk_full && desk.hosts(group));
+    desk.tell(&manager.0);
+    desk.sync();
+    assert!(!desk.hosts(group));
+    assert_eq!(desk.node.evidence(), [(deleted, Outcome::Deleted)]);
 }
