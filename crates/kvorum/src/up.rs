@@ -322,7 +322,7 @@ impl Cluster {
                 }
                 if begin.elapsed() > READY_PATIENCE {
                     let reason = status
-                        .map_or_else(|error| error, |status| status.reason.unwrap_or_default());
+                        .map_or_else(String::from, |status| status.reason.unwrap_or_default());
                     return Err(format!(
                         "node {} is not ready: {reason}",
                         self.nodes[place].number

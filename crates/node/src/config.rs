@@ -26,6 +26,8 @@ pub struct Config {
     pub announces_replicas: bool,
     /// The cluster as it was made, for the nodes that hold a replica of the shard manager from the beginning.
     pub founding: Option<Arc<kvorum_cluster::Plan>>,
+    /// The shard manager's state that this node knew in its last life. As good as told late.
+    pub known: Option<Arc<kvorum_cluster::State>>,
     /// How long a node may be silent before its replicas are put elsewhere.
     pub node_dead_ticks: u64,
     /// The password of the default user; `None` for none.

@@ -568,8 +568,8 @@ impl Node {
         Some(*group)
     }
 
-    /// The other node to ask about a shard. Where no primary is known any that has a replica knows better; but
-    /// one that has no state yet knows that it has to wait for one.
+    /// The other node to ask about a shard. Where no primary is known any that has a replica knows better;
+    /// but one that has no state yet knows that it has to wait for one.
     pub(crate) fn node_to_ask(&self, group: GroupId) -> Option<NodeId> {
         let own = self.shared.config.node;
         let primary = self.shared.primary_of(group);

@@ -1,4 +1,5 @@
-//! Which group of this node serves a slot, so that the door looks once. A replica without a state serves none.
+//! Which group of this node serves a slot, so that the door looks once. A replica without a state serves
+//! none.
 
 use std::sync::Arc;
 

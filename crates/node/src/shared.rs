@@ -79,7 +79,7 @@ impl Shared {
         // Unique over restarts: the life of the node stands in front.
         let next_snapshot_number = log.incarnation() * 1_000_000_000 + 1;
         let clock_keep_ticks = u64::from(config.election_ticks_max) * 4;
-        Self {
+        let mut shared = Self {
             table: Table::default(),
             waiting: Waiting::default(),
             faces: Faces::default(),
@@ -102,7 +102,11 @@ impl Shared {
             notes: Vec::new(),
             later: Vec::new(),
             config,
+        };
+        if let Some(known) = shared.config.known.take() {
+            shared.learn(&known);
         }
+        shared
     }
 
     /// What may be sent of moves in this tick. What was not sent is not saved up for long.

@@ -84,7 +84,6 @@ fn start(settings: Settings, logs: &Logs) -> Result<End, String> {
     let ports = Ports::bind(&settings)?;
     let manifest = Manifest::load(&settings.dir).map_err(|refusal| refusal.0)?;
     check_secret(&settings, manifest.as_ref())?;
-    check_addresses(&settings, manifest.as_ref())?;
     let clients_max = raise_descriptors(settings.max_clients);
 
     let (shared, starts) = Shared::new(settings, manifest.clone());
@@ -147,30 +146,6 @@ fn check_secret(settings: &Settings, manifest: Option<&Manifest>) -> Result<(), 
     }
 }
 
-/// The other nodes and all clients look for this node where the cluster knows it.
-fn check_addresses(settings: &Settings, manifest: Option<&Manifest>) -> Result<(), String> {
-    let Some(member) = manifest.and_then(|manifest| manifest.plan.member(manifest.node)) else {
-        return Ok(());
-    };
-    let (known, now) = (&member.addresses, &settings.advertised);
-    if known == now {
-        return Ok(());
-    }
-    Err(format!(
-        "the cluster knows this node at {} (replica reads {}, peers {}, HTTP {}), and its settings say {} \
-         (replica reads {}, peers {}, HTTP {}): start it with the addresses that it had, or announce them \
-         with --advertise. This version cannot move a node",
-        known.client,
-        known.replica,
-        known.peer,
-        known.http,
-        now.client,
-        now.replica,
-        now.peer,
-        now.http
-    ))
-}
-
 /// Raises the limit of open descriptors as far as the clients need and the system allows; the clients
 /// that there is room for.
 pub(crate) fn raise_descriptors(clients: u32) -> u32 {
@@ -226,7 +201,9 @@ fn run_lane(
     };
     let disk = Disk::start(files, &snapshots, options, shared.metrics.clone(), &mailbox)
         .map_err(|error| format!("cannot start the disk threads: {error}"))?;
+    shared.begin_to_remember()?;
     shared.lane_runs(&mailbox);
+    shared.announce_itself(manifest)?;
     let (publish_to, answer_to) = (shared.clone(), shared.clone());
     let parts = Parts {
         started,

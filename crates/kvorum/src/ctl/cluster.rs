@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use kvorum_secret::Secret;
 use kvorum_server::control::client;
-use kvorum_server::control::cluster::{Carried, ConfigPicture, Order, Picture};
+use kvorum_server::control::cluster::{Carried, ConfigPicture, Given, Issuer, Order, Picture};
 use kvorum_server::control::status::{MoveStatus, ProcessStatus};
 
 use crate::up::REPLICAS_DEFAULT;
@@ -209,7 +209,11 @@ fn show(nodes: &[String], access: &Access, print: fn(&Picture)) -> Result<(), St
     Ok(())
 }
 
-/// Gives an order to the first node that can be reached; to no other, if that one may have carried it out.
+/// How often an order is given of which nobody knows what became.
+const GIVES_MAX: usize = 3;
+
+/// Gives an order, through whichever node takes it. It has an issuer, so that it can be given again where
+/// nobody knows what became of it, and happens once.
 fn give(nodes: &[String], order: &Order, access: &Access) -> Result<(), String> {
     let secret = access
         .secret_file
@@ -218,14 +222,30 @@ fn give(nodes: &[String], order: &Order, access: &Access) -> Result<(), String> 
         .transpose()?;
     // Whoever shows the picture can be reached.
     let reached = |node: &&String| client::get::<Picture>(node, "/api/v1/cluster").is_ok();
-    let node = nodes.iter().find(reached).ok_or_else(|| {
-        format!(
-            "none of {} answers as a node of a cluster",
-            nodes.join(", ")
-        )
-    })?;
-    let path = "/api/v1/admin/cluster";
-    let carried: Carried = client::post(node, path, order, secret.as_ref())?;
+    let nodes: Vec<String> = nodes.iter().filter(reached).cloned().collect();
+    if nodes.is_empty() {
+        return Err("none of these nodes answers as one of a cluster".to_owned());
+    }
+    let secret = secret.as_ref();
+    let nothing = serde_json::json!({});
+    let Issuer { issuer } = client::post_to_any(&nodes, "/api/v1/admin/issuer", &nothing, secret)?;
+    let given = Given {
+        issuer: Some(issuer),
+        order: order.clone(),
+    };
+    let mut tries = nodes
+        .iter()
+        .cycle()
+        .take(GIVES_MAX.max(nodes.len()))
+        .peekable();
+    let carried: Carried = loop {
+        let node = tries.next().expect("at least one");
+        match client::post(node, "/api/v1/admin/cluster", &given, secret) {
+            Ok(carried) => break carried,
+            Err(error) if error.is_refusal || tries.peek().is_none() => return Err(error.into()),
+            Err(error) => eprintln!("{error}; asking again"),
+        }
+    };
     if access.json {
         return print_json(&carried);
     }
@@ -233,12 +253,15 @@ fn give(nodes: &[String], order: &Order, access: &Access) -> Result<(), String> 
     Ok(())
 }
 
-fn from_any<T>(nodes: &[String], ask: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+fn from_any<T>(
+    nodes: &[String],
+    ask: impl Fn(&str) -> Result<T, client::Error>,
+) -> Result<T, String> {
     let mut errors = Vec::new();
     for node in nodes {
         match ask(node) {
             Ok(answer) => return Ok(answer),
-            Err(error) => errors.push(error),
+            Err(error) => errors.push(error.to_string()),
         }
     }
     Err(errors.join("; "))

@@ -13,7 +13,7 @@
 use std::net::ToSocketAddrs;
 
 use kvorum_secret::Secret;
-use kvorum_server::control::client::{get, post};
+use kvorum_server::control::client::{Error, get, post};
 use kvorum_server::control::init::{Commit, DrawnSecret, InitState, Prepare};
 use kvorum_server::identity::{Plan, Shape};
 
@@ -77,7 +77,7 @@ fn order(
     path: &str,
     request: &impl serde::Serialize,
     secret: Option<&Secret>,
-) -> Result<(), String> {
+) -> Result<(), Error> {
     post::<serde_json::Value>(address, path, request, secret).map(drop)
 }
 
@@ -104,7 +104,7 @@ fn decide(nodes: &[String], states: &[InitState], shape: Shape) -> Result<Decisi
         }
         return Ok(Decision::GoOn(plan));
     };
-    if let Some((other, _)) = known.find(|(_, other)| *other != plan) {
+    if let Some((other, _)) = known.find(|(_, other)| other.cluster != plan.cluster) {
         return Err(format!(
             "{first} and {other} belong to different clusters: nothing was changed"
         ));

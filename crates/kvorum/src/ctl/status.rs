@@ -58,7 +58,7 @@ fn ask_all(cluster: &[String]) -> Vec<Answer> {
             Err(error) => answers.push(Answer {
                 http,
                 status: None,
-                error: Some(error),
+                error: Some(error.into()),
             }),
         }
     }

@@ -94,10 +94,12 @@ fn an_attempt_that_died_between_the_steps_is_finished_by_the_next() {
     succeeds(&["ctl", "init", "--nodes", &addresses(&nodes)]);
     for node in &nodes {
         let state = node.init_state();
+        let started = state.plan.expect("a plan");
         assert_eq!(
-            (state.state.as_str(), state.plan.as_ref()),
-            ("started", Some(&plan))
+            (state.state.as_str(), started.cluster),
+            ("started", plan.cluster)
         );
+        assert_eq!(started.hash_key, "", "told to nobody any more");
         let manifest = std::fs::read_to_string(node.dir.join("MANIFEST")).expect("a manifest");
         assert!(
             manifest.contains(&"5a".repeat(32)),
@@ -170,11 +172,13 @@ fn two_attempts_at_once_make_one_cluster_or_none() {
     assert!(
         prepare(1, &one)
             .expect_err("refused")
+            .to_string()
             .contains("already belongs")
     );
     assert!(
         prepare(0, &other)
             .expect_err("refused")
+            .to_string()
             .contains("already belongs")
     );
     let said = refused(&["ctl", "init", "--nodes", &super::init::addresses(&nodes)]);

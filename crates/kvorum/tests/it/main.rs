@@ -3,6 +3,7 @@
 //!
 //! The tests take turns: several clusters at once on a small machine would only measure each other.
 
+mod addresses;
 mod clients;
 mod cluster;
 mod crowd;

@@ -16,7 +16,7 @@ fn nobody_noticed(load: Load, ports: &[u16]) {
 }
 
 /// Starts one more node, which joins.
-fn join(dir: &TempDir, nodes: &[Node], name: &str, more: &[&str]) -> Node {
+pub(crate) fn join(dir: &TempDir, nodes: &[Node], name: &str, more: &[&str]) -> Node {
     let others: Vec<String> = nodes.iter().map(Node::http).collect();
     let others = others.join(",");
     let mut arguments = vec!["--join", &others];

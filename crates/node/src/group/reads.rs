@@ -130,9 +130,9 @@ impl Reads {
         self.gathering.asks.push((node, ask));
     }
 
-    /// Whether the gathered reads should be numbered now: no other round is unconfirmed, or they have waited
-    /// for a tick. While the primary is being asked they wait for its answer: it may be one that is not heard,
-    /// and a question for every tick would be kept.
+    /// Whether the gathered reads should be numbered now: no other round is unconfirmed, or they have
+    /// waited for a tick. While the primary is being asked they wait for its answer: it may be one that is
+    /// not heard, and a question for every tick would be kept.
     pub(crate) fn round_due(&self, now_tick: u64) -> bool {
         !self.gathering.is_empty()
             && (self.asked.is_empty()

@@ -38,8 +38,8 @@ impl Node {
                 return;
             }
             if !is_over {
-                // First that it is over. Were the replica gone before, and the power cut between the two, then
-                // nothing would say any more that this one must not be made.
+                // First that it is over. Were the replica gone before, and the power cut between the two,
+                // then nothing would say any more that this one must not be made.
                 self.shared.log.orders_over(number);
             }
             self.carry_out_order(order);
@@ -72,8 +72,8 @@ impl Node {
         }
     }
 
-    /// Makes a replica, unless there is one of its group here, since a node has one at most, or no room. What is
-    /// not made now never is: the shard manager hears so, and looks for another place.
+    /// Makes a replica, unless there is one of its group here, since a node has one at most, or no room.
+    /// What is not made now never is: the shard manager hears so, and looks for another place.
     fn make_replica(
         &mut self,
         group: GroupId,

@@ -90,6 +90,7 @@ pub(crate) fn config(node: NodeId, nodes: u64, snapshot_after: u64, cache: u64) 
         }],
         announces_replicas: true,
         founding: None,
+        known: None,
         node_dead_ticks: 1000,
         move_bytes_per_tick: None,
         password: None,

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A proof is good for five minutes. Within them it could be sent again by someone who listens: so every
-//! order is one that may be given twice.
+//! order is one that may be given twice, or has an issuer and is carried out once. What comes from this
+//! machine without a proof has to be sent to an address and by no web page.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -18,11 +18,38 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(40);
 /// Longest answer.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
+/// Why there is no answer, or none that helps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Error {
+    /// Whether the node has understood and said no: asked again it says the same.
+    pub is_refusal: bool,
+    text: String,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<String> for Error {
+    fn from(text: String) -> Self {
+        let is_refusal = false;
+        Self { is_refusal, text }
+    }
+}
+
+impl From<Error> for String {
+    fn from(error: Error) -> Self {
+        error.text
+    }
+}
+
 /// Asks for a page.
 ///
 /// # Errors
 /// If the node cannot be reached, or says no; then with what it said.
-pub fn get<T: DeserializeOwned>(address: &str, path: &str) -> Result<T, String> {
+pub fn get<T: DeserializeOwned>(address: &str, path: &str) -> Result<T, Error> {
     read(address, &request(address, "GET", path, b"", None)?)
 }
 
@@ -35,13 +62,34 @@ pub fn post<T: DeserializeOwned>(
     path: &str,
     body: &impl Serialize,
     secret: Option<&Secret>,
-) -> Result<T, String> {
+) -> Result<T, Error> {
     let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
     read(address, &request(address, "POST", path, &body, secret)?)
 }
 
-fn read<T: DeserializeOwned>(address: &str, body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| format!("{address}: unexpected answer: {error}"))
+/// Gives an order to the first of these nodes that takes it; what all of them said, if none does.
+///
+/// # Errors
+/// As for [`get`].
+pub fn post_to_any<T: DeserializeOwned>(
+    addresses: &[String],
+    path: &str,
+    body: &impl Serialize,
+    secret: Option<&Secret>,
+) -> Result<T, String> {
+    let mut errors = Vec::new();
+    for address in addresses {
+        match post(address, path, body, secret) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => errors.push(error.text),
+        }
+    }
+    Err(errors.join("; "))
+}
+
+fn read<T: DeserializeOwned>(address: &str, body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body)
+        .map_err(|error| format!("{address}: unexpected answer: {error}").into())
 }
 
 fn request(
@@ -50,7 +98,7 @@ fn request(
     path: &str,
     body: &[u8],
     secret: Option<&Secret>,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Error> {
     let proof = match secret {
         Some(secret) => format!("{PROOF_HEADER}: {}\r\n", prove(secret, path, body)),
         None => String::new(),
@@ -68,11 +116,12 @@ fn request(
         return Ok(body.to_vec());
     }
     let reason = String::from_utf8_lossy(body).trim().to_owned();
-    Err(if reason.is_empty() {
-        format!("{address} answers {status}")
-    } else {
-        format!("{address}: {reason}")
-    })
+    let text = match reason.is_empty() {
+        true => format!("{address} answers {status}"),
+        false => format!("{address}: {reason}"),
+    };
+    let is_refusal = (400..500).contains(&status);
+    Err(Error { is_refusal, text })
 }
 
 fn exchange(address: &str, head: &[u8], body: &[u8]) -> std::io::Result<Vec<u8>> {

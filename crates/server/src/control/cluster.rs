@@ -2,7 +2,8 @@
 //!
 //! Any node answers. What is shown is the newest state that this node holds, which may be a moment old; an
 //! order goes to the shard manager's primary, wherever that is, and its answer comes back. Without an answer
-//! in time nobody knows whether it was carried out: look before giving it again.
+//! in time nobody knows whether it was carried out; but one that has an issuer can be given again, and is
+//! carried out once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use std::time::Duration;
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{GroupId, MoveId, NodeId, Slot};
 use kvorum_cluster as cluster;
-use kvorum_cluster::{Command, MANAGER, NewShard, Reply, ShardRef, SlotRuns, State};
+use kvorum_cluster::{
+    Command, IssuerId, MANAGER, NewShard, Reply, Request, ShardRef, SlotRuns, State,
+};
 use kvorum_node::Control;
 use kvorum_node::format::manager::Answer;
 use serde::{Deserialize, Serialize};
@@ -86,11 +89,44 @@ pub enum Order {
     },
 }
 
+/// An order as it is sent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Given {
+    /// Whose it is: of one issuer one order is carried out, once, and whoever repeats it hears what was
+    /// said to it. Without an issuer an order that is repeated is carried out again.
+    pub issuer: Option<u64>,
+    /// The order.
+    #[serde(flatten)]
+    pub order: Order,
+}
+
+/// Somebody who may give one order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Issuer {
+    /// To be given with it.
+    pub issuer: u64,
+}
+
 /// What was said to an order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Carried {
     /// In words.
     pub text: String,
+}
+
+/// Why an order has not the answer that was wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// It was refused, and would be again.
+    Refused(String),
+    /// It was not carried out, or nobody knows.
+    Unanswered(String),
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Refused(reason)
+    }
 }
 
 impl Order {
@@ -222,21 +258,36 @@ impl Shared {
     ///
     /// # Errors
     /// If it was refused, not done, or nobody knows.
-    pub async fn carry_out(&self, order: &Order) -> Result<Carried, String> {
+    pub async fn carry_out(&self, given: &Given) -> Result<Carried, Failure> {
         let state = self
             .cluster()
-            .ok_or("this node has heard nothing of the shard manager yet: try again")?;
-        let command = order.command(&state)?;
-        match self.manage(command).await? {
-            Reply::Refused(refusal) => Err(format!("refused: {refusal}")),
+            .ok_or("this node has heard nothing of the shard manager yet: try again")
+            .map_err(|text| Failure::Unanswered(text.to_owned()))?;
+        let request = Request {
+            once: given.issuer.map(|issuer| (IssuerId(issuer), 1)),
+            command: given.order.command(&state)?,
+        };
+        match self.manage(request).await? {
+            Reply::Refused(refusal) => Err(Failure::Refused(format!("refused: {refusal}"))),
             reply => Ok(Carried {
                 text: text_of(&reply),
             }),
         }
     }
 
-    /// Has the shard manager apply a command.
-    pub(super) async fn manage(&self, command: Command) -> Result<Reply, String> {
+    /// Has the shard manager know somebody who may give one order.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub async fn open_issuer(&self) -> Result<Issuer, Failure> {
+        match self.manage(Command::OpenIssuer).await? {
+            Reply::Issuer(id) => Ok(Issuer { issuer: id.get() }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the shard manager apply a request.
+    pub(super) async fn manage(&self, request: impl Into<Request>) -> Result<Reply, Failure> {
         let (token, answered) = {
             let mut orders = lock(&self.orders);
             orders.next += 1;
@@ -245,20 +296,21 @@ impl Shared {
             orders.waiting.insert(token, answer);
             (token, answered)
         };
-        let request = Box::new(command.into());
+        let request = Box::new(request.into());
         if !self.ask(Control::Manage { token, request }) {
             lock(&self.orders).waiting.remove(&token);
-            return Err("this node is not ready: try another".to_owned());
+            let text = "this node is not ready: try another".to_owned();
+            return Err(Failure::Unanswered(text));
         }
-        let unknown =
-            "no answer: it may have been carried out, now or later; look before giving it again";
+        let failed = |text: &str| Err(Failure::Unanswered(text.to_owned()));
         match tokio::time::timeout(ORDER_PATIENCE, answered).await {
             Ok(Ok(Answer::Replied(reply))) => Ok(reply),
-            Ok(Ok(Answer::NotDone)) => Err(
-                "not carried out: no majority of the shard manager's replicas answers this node"
-                    .to_owned(),
+            Ok(Ok(Answer::NotDone)) => failed(
+                "not carried out: no majority of the shard manager's replicas answers this node",
             ),
-            Ok(Ok(Answer::Unknown) | Err(_)) | Err(_) => Err(unknown.to_owned()),
+            Ok(Ok(Answer::Unknown) | Err(_)) | Err(_) => failed(
+                "no answer: it may have been carried out, now or later; look before giving it again",
+            ),
         }
     }
 
@@ -269,6 +321,10 @@ impl Shared {
             let _ = waiting.send(answer);
         }
     }
+}
+
+pub(super) fn unexpected(reply: &Reply) -> Failure {
+    Failure::Unanswered(format!("an unexpected answer: {reply:?}"))
 }
 
 fn text_of(reply: &Reply) -> String {

@@ -14,17 +14,19 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::{PROOF_HEADER, authorise};
-use super::cluster::{ConfigPicture, ConfigQuery, Order, Picture};
+use super::announce::{self, Announcement};
+use super::cluster::{ConfigPicture, ConfigQuery, Failure, Given, Picture};
 use super::init::{Commit, Prepare};
 use super::join::Join;
 use super::status::{Member, ProcessStatus};
 use super::{Asked, Phase, Shared};
 use crate::clients::accept::Bound;
+use crate::identity::split_address;
 use crate::logs::Logs;
 use crate::metrics::Page;
 
@@ -75,7 +77,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/cluster", get(cluster))
         .route("/api/v1/config", get(config))
         .route("/api/v1/admin/cluster", post(cluster_order))
+        .route("/api/v1/admin/issuer", post(issuer))
         .route("/api/v1/admin/join", post(join))
+        .route(announce::PATH, post(announce))
         .route("/api/v1/init", get(init_state))
         .route("/api/v1/admin/init/prepare", post(prepare))
         .route("/api/v1/admin/init/secret", post(secret))
@@ -172,7 +176,7 @@ async fn status(State(shared): App) -> Response {
 
 /// The cluster as the shard manager knows it.
 async fn cluster(State(shared): App) -> Response {
-    shared.status_now().await;
+    shared.status_from_now().await;
     match shared.cluster() {
         Some(state) => axum::Json(Picture::from(&*state)).into_response(),
         None => nothing_heard(),
@@ -181,7 +185,7 @@ async fn cluster(State(shared): App) -> Response {
 
 /// A config by its number, the newest without one.
 async fn config(State(shared): App, Query(wanted): Query<ConfigQuery>) -> Response {
-    shared.status_now().await;
+    shared.status_from_now().await;
     let Some(state) = shared.cluster() else {
         return nothing_heard();
     };
@@ -196,13 +200,22 @@ fn nothing_heard() -> Response {
     text(StatusCode::SERVICE_UNAVAILABLE, reason.to_owned())
 }
 
-async fn cluster_order(State(shared): App, Admitted { what, .. }: Admitted<Order>) -> Response {
+async fn cluster_order(State(shared): App, Admitted { what, .. }: Admitted<Given>) -> Response {
     shared.status_now().await;
     answer(shared.carry_out(&what).await)
 }
 
+async fn issuer(State(shared): App, _: Admitted<Nothing>) -> Response {
+    shared.status_now().await;
+    answer(shared.open_issuer().await)
+}
+
 async fn join(State(shared): App, Admitted { from, what }: Admitted<Join>) -> Response {
     answer(shared.take_in(from, &what).await)
+}
+
+async fn announce(State(shared): App, Admitted { what, .. }: Admitted<Announcement>) -> Response {
+    answer(shared.note_announced(&what).await)
 }
 
 async fn init_state(State(shared): App) -> Response {
@@ -229,10 +242,17 @@ async fn secret(
 #[derive(Serialize)]
 struct Done {}
 
-fn answer<A: Serialize>(outcome: Result<A, String>) -> Response {
-    match outcome {
+/// An order that needs no more said.
+#[derive(Deserialize)]
+struct Nothing {}
+
+fn answer<A: Serialize>(outcome: Result<A, impl Into<Failure>>) -> Response {
+    match outcome.map_err(Into::into) {
         Ok(answer) => axum::Json(answer).into_response(),
-        Err(reason) => text(StatusCode::CONFLICT, format!("{reason}\n")),
+        Err(Failure::Refused(reason)) => text(StatusCode::CONFLICT, format!("{reason}\n")),
+        Err(Failure::Unanswered(reason)) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+        }
     }
 }
 
@@ -306,6 +326,11 @@ fn admit<T: DeserializeOwned>(
     let proof = headers
         .get(PROOF_HEADER)
         .and_then(|value| value.to_str().ok());
+    if proof.is_none() && !is_asked_by_number(uri, headers) {
+        let reason = "without a proof by the secret, orders are taken by address only (127.0.0.1), and \
+                      from no web page\n";
+        return Err((StatusCode::FORBIDDEN, reason.to_owned()));
+    }
     if let Err(reason) = authorise(from, secret.as_ref(), proof, uri.path(), body) {
         return Err((StatusCode::FORBIDDEN, format!("{reason}\n")));
     }
@@ -313,6 +338,19 @@ fn admit<T: DeserializeOwned>(
         let reason = format!("the request is not understood: {error}\n");
         (StatusCode::BAD_REQUEST, reason)
     })
+}
+
+/// Whether a request was sent to an address, not to a name, and by no web page. A page whose name leads to
+/// this machine, for as long as its owner likes, would be allowed to send whatever it wants here.
+fn is_asked_by_number(uri: &Uri, headers: &HeaderMap) -> bool {
+    let named = headers.get(header::HOST).map(|host| host.to_str());
+    let host = match (named, uri.host()) {
+        (Some(Ok(host)), _) | (None, Some(host)) => host,
+        _ => return false,
+    };
+    let name = split_address(host).map_or(host, |(name, _)| name);
+    let is_number = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    (is_number || name == "localhost") && !headers.contains_key(header::ORIGIN)
 }
 
 fn text(status: StatusCode, body: String) -> Response {
@@ -371,4 +409,38 @@ pub(crate) fn stdin_end(wanted: bool) -> tokio::sync::mpsc::Receiver<()> {
         });
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_goes_by_a_name_of_its_own_gives_no_orders() {
+        let asked = |host: &str, origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().expect("a value"));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().expect("a value"));
+            }
+            is_asked_by_number(&Uri::from_static("/api/v1/admin/join"), &headers)
+        };
+        for host in [
+            "127.0.0.1:8001",
+            "127.0.0.1",
+            "[::1]:8001",
+            "localhost:8001",
+        ] {
+            assert!(asked(host, None), "{host}");
+            assert!(!asked(host, Some("http://127.0.0.1:8001")), "{host}");
+        }
+        for host in [
+            "evil.example:8001",
+            "evil.example",
+            "127.0.0.1.evil.example:80",
+            "",
+        ] {
+            assert!(!asked(host, None), "{host}");
+        }
+    }
 }

@@ -28,7 +28,8 @@ pub struct InitState {
     pub has_secret: bool,
     /// Which node of the plan it is, if it has agreed to one.
     pub node: Option<u64>,
-    /// The plan that it has agreed to.
+    /// The plan that it has agreed to. Of one that was carried out only what everybody may know: no key of
+    /// the hash, and no numbers of directories.
     pub plan: Option<Plan>,
 }
 
@@ -64,7 +65,13 @@ impl Shared {
         let (state, manifest) = match self.phase() {
             Phase::Uninitialised => ("uninitialised", None),
             Phase::Prepared(manifest) => ("prepared", Some(manifest)),
-            Phase::Started(manifest) => ("started", Some(manifest)),
+            Phase::Started(mut manifest) => {
+                manifest.plan.hash_key.clear();
+                for member in &mut manifest.plan.members {
+                    member.directory = 0;
+                }
+                ("started", Some(manifest))
+            }
         };
         InitState {
             state: state.to_owned(),

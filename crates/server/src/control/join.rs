@@ -20,6 +20,7 @@ use kvorum_base::NodeId;
 use kvorum_cluster::{Capacity, Command, Reply};
 use serde::{Deserialize, Serialize};
 
+use super::cluster::{Failure, unexpected};
 use super::init::{Commit, Prepare};
 use super::{Phase, Shared, client};
 use crate::config::Advertised;
@@ -61,15 +62,15 @@ impl Shared {
     ///
     /// # Errors
     /// With the reason why not, or why that is not known.
-    pub async fn take_in(&self, from: IpAddr, join: &Join) -> Result<Joined, String> {
+    pub async fn take_in(&self, from: IpAddr, join: &Join) -> Result<Joined, Failure> {
         let Phase::Started(manifest) = self.phase() else {
-            return Err("this node belongs to no cluster yet".to_owned());
+            let reason = "this node belongs to no cluster yet".to_owned();
+            return Err(reason.into());
         };
         if join.needs_secret && !from.to_canonical().is_loopback() {
-            return Err(
-                "the secret never leaves this machine: start the new node with --secret-file"
-                    .to_owned(),
-            );
+            let reason =
+                "the secret never leaves this machine: start the new node with --secret-file";
+            return Err(reason.to_owned().into());
         }
         let command = Command::RegisterNode {
             cluster: manifest.cluster(),
@@ -82,8 +83,8 @@ impl Shared {
         };
         let node = match self.manage(command).await? {
             Reply::Node(node) => node,
-            Reply::Refused(refusal) => return Err(format!("refused: {refusal}")),
-            other => return Err(format!("an unexpected answer: {other:?}")),
+            Reply::Refused(refusal) => return Err(format!("refused: {refusal}").into()),
+            other => return Err(unexpected(&other)),
         };
         let mut plan = manifest.plan.clone();
         if let Some(state) = self.cluster() {
@@ -117,18 +118,13 @@ impl Shared {
         let secret = self.settings.secret.as_ref();
         let mut said = String::new();
         let joined: Joined = loop {
-            let mut errors = Vec::new();
-            let answer = nodes.iter().find_map(|node| {
-                let asked = client::post(node, path, &join, secret);
-                asked.map_err(|error| errors.push(error)).ok()
-            });
-            if let Some(joined) = answer {
-                break joined;
-            }
-            let errors = errors.join("; ");
-            if errors != said {
-                tracing::warn!("cannot join yet, trying on: {errors}");
-                said = errors;
+            match client::post_to_any(nodes, path, &join, secret) {
+                Ok(joined) => break joined,
+                Err(errors) if errors != said => {
+                    tracing::warn!("cannot join yet, trying on: {errors}");
+                    said = errors;
+                }
+                Err(_) => {}
             }
             std::thread::sleep(RETRY);
         };

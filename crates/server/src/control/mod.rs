@@ -5,17 +5,19 @@
 //! the lane's mailbox.
 
 pub mod admin;
+pub mod announce;
 pub mod client;
 pub mod cluster;
 pub mod http;
 pub mod init;
 pub mod join;
+pub mod remembered;
 pub mod status;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvorum_node::Control;
@@ -26,6 +28,7 @@ use crate::config::Settings;
 use crate::identity::{Manifest, State};
 use crate::mail::{Mail, Mailbox};
 use crate::metrics::Metrics;
+use remembered::Memory;
 use status::NodeStatus;
 
 /// A status that is not older than this is passed on; so however many ask, the lane is asked this often.
@@ -46,6 +49,8 @@ pub struct Shared {
     phase: Mutex<Phase>,
     published: Mutex<Option<(Instant, Arc<NodeStatus>)>>,
     cluster: Mutex<Option<Arc<kvorum_cluster::State>>>,
+    /// What is kept for the next life; from when this node takes part.
+    memory: OnceLock<Memory>,
     orders: Mutex<Orders>,
     started: Sender<Manifest>,
     /// What stops the process: the first message wins.
@@ -97,6 +102,7 @@ impl Shared {
             phase: Mutex::new(phase),
             published: Mutex::new(None),
             cluster: Mutex::default(),
+            memory: OnceLock::new(),
             orders: Mutex::default(),
             started,
             stop: Mutex::default(),
@@ -112,8 +118,22 @@ impl Shared {
 
     /// Publishes what the lane says of itself.
     pub fn publish(&self, status: NodeStatus, cluster: Option<&Arc<kvorum_cluster::State>>) {
+        if let (Some(memory), Some(cluster)) = (self.memory.get(), cluster) {
+            memory.keep(cluster);
+        }
         *lock(&self.cluster) = cluster.cloned();
         *lock(&self.published) = Some((Instant::now(), Arc::new(status)));
+    }
+
+    /// From now on this node remembers what is published of the cluster.
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub fn begin_to_remember(&self) -> Result<(), String> {
+        let memory = Memory::start(&self.dir);
+        let memory = memory.map_err(|error| format!("cannot start a thread: {error}"))?;
+        let _ = self.memory.set(memory);
+        Ok(())
     }
 
     /// What the lane last published, and when.
@@ -124,12 +144,19 @@ impl Shared {
 
     /// What the lane says of itself now, or said lately if it is busy.
     pub async fn status_now(&self) -> Option<(Instant, Arc<NodeStatus>)> {
+        self.status_not_older(STATUS_AGE).await
+    }
+
+    /// The same, and nothing that was said before this call: whoever has just heard that an order was carried
+    /// out finds it so, at the node that did.
+    pub async fn status_from_now(&self) -> Option<(Instant, Arc<NodeStatus>)> {
+        self.status_not_older(Duration::ZERO).await
+    }
+
+    async fn status_not_older(&self, age: Duration) -> Option<(Instant, Arc<NodeStatus>)> {
         let asked = Instant::now();
         let known = self.published();
-        if known
-            .as_ref()
-            .is_none_or(|(when, _)| when.elapsed() < STATUS_AGE)
-        {
+        if known.as_ref().is_none_or(|(when, _)| when.elapsed() < age) {
             return known;
         }
         let sent = lock(&self.stop)

@@ -29,6 +29,7 @@ use kvorum_node::{Config, Effect, Member, Node};
 use super::bulk;
 use super::segments::SegmentFiles;
 use crate::config::Settings;
+use crate::control::remembered::recall;
 use crate::identity::Manifest;
 use crate::lane::TICK;
 use kvorum_secret::{from_hex, random_id};
@@ -241,6 +242,7 @@ fn node_config(
         announces_replicas: !settings.hide_replicas,
         groups,
         founding: Some(Arc::new(founding)),
+        known: recall(&settings.dir, manifest.cluster()),
         move_bytes_per_tick: settings
             .move_bandwidth
             .map(|bytes| (bytes * tick_ms / 1000).max(1)),

@@ -267,6 +267,7 @@ impl Options {
             groups: self.groups().map(|group| self.spec(group)).collect(),
             announces_replicas: true,
             founding: None,
+            known: None,
             node_dead_ticks: 1000,
             move_bytes_per_tick: None,
             password: None,
