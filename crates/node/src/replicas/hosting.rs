@@ -37,6 +37,11 @@ impl Node {
             if self.hosting.leaving.contains_key(&order.group) {
                 return;
             }
+            // A new replica waits for room; deleting one makes some.
+            let makes = matches!(order.task, Task::CreateReplica { .. });
+            if makes && !self.shared.log.writable() {
+                return;
+            }
             if !is_over {
                 // First that it is over. Were the replica gone before, and the power cut between the two,
                 // then nothing would say any more that this one must not be made.
@@ -72,8 +77,7 @@ impl Node {
         }
     }
 
-    /// Makes a replica, unless there is one of its group here, since a node has one at most, or no room.
-    /// What is not made now never is: the shard manager hears so, and looks for another place.
+    /// Makes a replica, unless there is one of its group here: a node has one at most.
     fn make_replica(
         &mut self,
         group: GroupId,
@@ -82,7 +86,7 @@ impl Node {
     ) {
         let own = self.shared.config.node;
         let is_odd = !founders.is_empty() && founders.get(&replica) != Some(&own);
-        if self.has_group(group) || is_odd || !self.shared.log.writable() {
+        if self.has_group(group) || is_odd {
             return;
         }
         let members = founders.iter().map(|(replica, node)| (*replica, *node));
