@@ -1,5 +1,8 @@
 //! Nodes are found again: those that joined later, and those that are elsewhere after a restart.
 
+use kvorum_base::ClusterId;
+use kvorum_server::control::remembered::recall;
+
 use crate::membership::join;
 use crate::moves::{orders, picture, wait_until_settled};
 use crate::nodes::{Node, cluster};
@@ -14,13 +17,14 @@ fn a_node_remembers_those_that_joined() {
     let joined = join(&dir, &nodes, "four", &[]);
     nodes.push(joined);
     wait_until_settled(&nodes);
-    wait_for("all to know all", || {
-        let knows = |node: &Node| picture(node).is_some_and(|picture| picture.nodes.len() == 4);
-        let remembers = |node: &Node| node.dir.join("CLUSTER").exists();
-        nodes
-            .iter()
-            .all(|node| knows(node) && remembers(node))
-            .then_some(())
+    let plan = nodes[0].init_state().plan.expect("a plan");
+    let cluster_id = ClusterId(plan.cluster);
+    wait_for("all to remember all", || {
+        let remembers = |node: &Node| {
+            let state = recall(&node.dir, cluster_id);
+            state.is_some_and(|state| state.nodes().len() == 4)
+        };
+        nodes.iter().all(remembers).then_some(())
     });
     for node in &mut nodes {
         node.kill();
