@@ -314,7 +314,7 @@ impl Node {
             self.shared.note(Level::Warn, None, text);
             self.set_can_vote(false);
         }
-        let full = !self.shared.log.writable() && self.shared.log.is_started();
+        let full = self.shared.log.is_full();
         self.full_since_tick = if full {
             self.full_since_tick.or(Some(now))
         } else {
@@ -549,15 +549,19 @@ impl Node {
         self.shared.cluster.as_ref()
     }
 
+    /// The replica of a group here: there is one at most.
+    pub(crate) fn group(&self, id: GroupId) -> Option<&Group> {
+        self.groups.iter().find(|group| group.id == id)
+    }
+
     pub(crate) fn has_group(&self, id: GroupId) -> bool {
-        self.groups.iter().any(|group| group.id == id)
+        self.group(id).is_some()
     }
 
     /// Whether what is known here of a group is its own state. A replica that is only just filled knows less
     /// of its group than nodes that have none.
     fn has_state_of(&self, id: GroupId) -> bool {
-        let mut groups = self.groups.iter();
-        groups.any(|group| group.id == id && group.state.is_some())
+        self.group(id).is_some_and(|group| group.state.is_some())
     }
 
     /// The shard that has a slot, as the shard manager has it, if it is none that has a state here.

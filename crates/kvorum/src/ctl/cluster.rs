@@ -178,7 +178,7 @@ pub(super) fn config(nodes: &[String], command: &Config, access: &Access) -> Res
         Some(number) => format!("/api/v1/config?number={number}"),
         None => "/api/v1/config".to_owned(),
     };
-    let config: ConfigPicture = from_any(nodes, |node| client::get(node, &path))?;
+    let config: ConfigPicture = client::ask_any(nodes, |node| client::get(node, &path))?;
     if access.json {
         return print_json(&config);
     }
@@ -197,7 +197,7 @@ fn replicas_default(nodes: &[String]) -> Result<u8, String> {
 }
 
 fn picture(nodes: &[String]) -> Result<Picture, String> {
-    from_any(nodes, |node| client::get(node, "/api/v1/cluster"))
+    client::ask_any(nodes, |node| client::get(node, "/api/v1/cluster"))
 }
 
 fn show(nodes: &[String], access: &Access, print: fn(&Picture)) -> Result<(), String> {
@@ -222,21 +222,23 @@ fn give(nodes: &[String], order: &Order, access: &Access) -> Result<(), String> 
         .transpose()?;
     // Whoever shows the picture can be reached.
     let reached = |node: &&String| client::get::<Picture>(node, "/api/v1/cluster").is_ok();
-    let nodes: Vec<String> = nodes.iter().filter(reached).cloned().collect();
-    if nodes.is_empty() {
-        return Err("none of these nodes answers as one of a cluster".to_owned());
+    let able: Vec<String> = nodes.iter().filter(reached).cloned().collect();
+    if able.is_empty() {
+        let all = nodes.join(", ");
+        return Err(format!("none of {all} answers as a node of a cluster"));
     }
     let secret = secret.as_ref();
     let nothing = serde_json::json!({});
-    let Issuer { issuer } = client::post_to_any(&nodes, "/api/v1/admin/issuer", &nothing, secret)?;
+    let open = |node: &str| client::post(node, "/api/v1/admin/issuer", &nothing, secret);
+    let Issuer { issuer } = client::ask_any(&able, open)?;
     let given = Given {
         issuer: Some(issuer),
         order: order.clone(),
     };
-    let mut tries = nodes
+    let mut tries = able
         .iter()
         .cycle()
-        .take(GIVES_MAX.max(nodes.len()))
+        .take(GIVES_MAX.max(able.len()))
         .peekable();
     let carried: Carried = loop {
         let node = tries.next().expect("at least one");
@@ -251,20 +253,6 @@ fn give(nodes: &[String], order: &Order, access: &Access) -> Result<(), String> 
     }
     println!("{}", carried.text);
     Ok(())
-}
-
-fn from_any<T>(
-    nodes: &[String],
-    ask: impl Fn(&str) -> Result<T, client::Error>,
-) -> Result<T, String> {
-    let mut errors = Vec::new();
-    for node in nodes {
-        match ask(node) {
-            Ok(answer) => return Ok(answer),
-            Err(error) => errors.push(error.to_string()),
-        }
-    }
-    Err(errors.join("; "))
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<(), String> {

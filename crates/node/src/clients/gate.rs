@@ -284,28 +284,24 @@ impl Node {
         let cluster = self.shared.cluster.as_ref();
         let told = cluster.map_or(MoveId::ZERO, |cluster| cluster.brought_by(slot));
         let newest = newest.filter(|(id, _)| *id >= told);
-        let primary = match newest.map(|(_, whose)| whose) {
-            Some(Whereabouts::Moving) => return Passed::Wait,
-            Some(Whereabouts::At(group)) => match self.shared.primary_of(group) {
-                // Its primary is here, and has not applied as much: soon it has.
-                Some(primary) if primary == self.shared.config.node => return Passed::Wait,
-                Some(primary) => Some(primary),
-                None => return Passed::Wait,
-            },
+        let own = self.shared.config.node;
+        let node = match newest.map(|(_, whose)| whose) {
+            Some(Whereabouts::Moving) => None,
+            // A primary that is here has not applied as much: soon it has.
+            Some(Whereabouts::At(group)) => {
+                self.shared.primary_of(group).filter(|node| *node != own)
+            }
             None => match self.shard_elsewhere(slot) {
-                Some(group) => match self.node_to_ask(group) {
-                    Some(node) => Some(node),
-                    None => return Passed::Wait,
-                },
-                None => None,
+                Some(group) => self.node_to_ask(group),
+                None => {
+                    self.refuse_request(client, seq, b"CLUSTERDOWN Hash slot not served");
+                    return Passed::Yes;
+                }
             },
         };
-        match primary {
-            Some(primary) => self.redirect(client, seq, slot, primary),
-            None => {
-                self.refuse_request(client, seq, b"CLUSTERDOWN Hash slot not served");
-                Passed::Yes
-            }
+        match node {
+            Some(node) => self.redirect(client, seq, slot, node),
+            None => Passed::Wait,
         }
     }
 

@@ -99,11 +99,8 @@ impl Gathers {
         since_tick: u64,
     ) {
         self.take_part(to, |gather| {
-            let since_tick = match &gather.again {
-                Some((.., known)) => since_tick.min(*known),
-                None => since_tick,
-            };
-            gather.again = Some((spec, ArgsBuf::from(args), since_tick));
+            let known_tick = (gather.again.as_ref()).map_or(since_tick, |(.., tick)| *tick);
+            gather.again = Some((spec, ArgsBuf::from(args), since_tick.min(known_tick)));
         });
     }
 

@@ -47,12 +47,13 @@ impl Checkpoints {
         let Some(reports) = self.reports.get(&index) else {
             return Verdict::Open;
         };
+        let of_voters = || {
+            reports
+                .iter()
+                .filter(|(replica, _)| voters.contains(replica))
+        };
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        let reports: BTreeMap<ReplicaId, u64> = (reports.iter())
-            .filter(|(replica, _)| voters.contains(replica))
-            .map(|(replica, hash)| (*replica, *hash))
-            .collect();
-        for hash in reports.values() {
+        for (_, hash) in of_voters() {
             *counts.entry(*hash).or_default() += 1;
         }
         if counts.len() <= 1 || self.judged >= index {
@@ -62,15 +63,14 @@ impl Checkpoints {
             .iter()
             .find(|(_, count)| **count * 2 > voters.len())
             .map(|(hash, _)| *hash);
-        if right.is_none() && reports.len() < voters.len() {
+        if right.is_none() && of_voters().count() < voters.len() {
             return Verdict::Open;
         }
         self.judged = index;
         match right {
             None => Verdict::Undecided,
             Some(right) => Verdict::Wrong(
-                reports
-                    .iter()
+                of_voters()
                     .filter(|(_, hash)| **hash != right)
                     .map(|(id, _)| *id)
                     .collect(),

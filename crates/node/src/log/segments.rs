@@ -330,6 +330,12 @@ impl Log {
         self.room() != Room::None
     }
 
+    /// Whether the disk is known to be full: a log that has not started yet has not asked.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.is_started() && !self.writable()
+    }
+
     /// The bytes at the end of a segment that are kept for elections and for cleaning while no next
     /// segment is ready.
     fn reserve(&self) -> usize {

@@ -110,7 +110,7 @@ impl Node {
         report.silent = silent.into_iter().collect();
         report.slots = self.large_slots();
         report.lost = shared.peers.lost().collect();
-        report.is_full = !shared.log.writable() && shared.log.is_started();
+        report.is_full = shared.log.is_full();
         report
     }
 

@@ -62,8 +62,7 @@ impl Node {
 
     /// Whether this very replica is here.
     pub(super) fn hosts(&self, group: GroupId, replica: ReplicaId) -> bool {
-        let mut groups = self.groups.iter();
-        groups.any(|own| (own.id, own.replica) == (group, replica))
+        self.group(group).is_some_and(|own| own.replica == replica)
     }
 
     fn carry_out_order(&mut self, order: &Order) {

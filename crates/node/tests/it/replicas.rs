@@ -96,6 +96,16 @@ impl Manager {
     fn close(&mut self, order: OrderNumber, outcome: Outcome) {
         self.apply(Command::CloseOrder { order, outcome });
     }
+
+    /// The shard whose one replica was made by that order leaves; the order to delete the replica.
+    fn retire(&mut self, group: GroupId, made: OrderNumber) -> OrderNumber {
+        self.close(made, Outcome::Created);
+        self.apply(Command::Leave {
+            shards: vec![ShardRef::Group(group)],
+        });
+        self.apply(Command::Retire { group });
+        self.order()
+    }
 }
 
 /// The node, and a disk that holds what was synced.
@@ -244,12 +254,7 @@ fn a_deleted_replica_is_never_made_again() {
     let long_ago = manager.0.clone();
     desk.tell(&manager.0);
     desk.sync();
-    manager.close(made, Outcome::Created);
-    manager.apply(Command::Leave {
-        shards: vec![ShardRef::Group(group)],
-    });
-    manager.apply(Command::Retire { group });
-    let deleted = manager.order();
+    let deleted = manager.retire(group, made);
 
     desk.tell(&manager.0);
     assert!(!desk.hosts(group));
@@ -323,12 +328,7 @@ fn a_full_disk_lets_a_replica_go() {
     let (group, made) = manager.found();
     desk.tell(&manager.0);
     desk.sync();
-    manager.close(made, Outcome::Created);
-    manager.apply(Command::Leave {
-        shards: vec![ShardRef::Group(group)],
-    });
-    manager.apply(Command::Retire { group });
-    let deleted = manager.order();
+    let deleted = manager.retire(group, made);
     let mut desk = Desk::start_with_room(desk.segments, 1);
     assert!(desk.node.status().disk_full && desk.hosts(group));
     desk.tell(&manager.0);

@@ -110,7 +110,8 @@ impl Shared {
                 .chain(others)
                 .collect();
             let secret = manifest.secret();
-            match client::post_to_any(&asked, PATH, said, Some(&secret)) {
+            let ask = |node: &str| client::post(node, PATH, said, Some(&secret));
+            match client::ask_any(&asked, ask) {
                 Ok(Announced { refused: None }) => {
                     complaint.clear();
                     tracing::info!("the cluster knows this node at its present addresses");
@@ -130,7 +131,8 @@ impl Shared {
     }
 }
 
-fn capacity(memory_bytes: u64) -> Capacity {
+/// What a node can hold that takes so many bytes of data; 0 for no limit.
+pub(super) fn capacity(memory_bytes: u64) -> Capacity {
     Capacity {
         memory_bytes,
         disk_bytes: 0,

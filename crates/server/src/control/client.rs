@@ -67,19 +67,17 @@ pub fn post<T: DeserializeOwned>(
     read(address, &request(address, "POST", path, &body, secret)?)
 }
 
-/// Gives an order to the first of these nodes that takes it; what all of them said, if none does.
+/// Asks one of these nodes after the other, until one has an answer.
 ///
 /// # Errors
-/// As for [`get`].
-pub fn post_to_any<T: DeserializeOwned>(
+/// If none has, with what all of them said.
+pub fn ask_any<T>(
     addresses: &[String],
-    path: &str,
-    body: &impl Serialize,
-    secret: Option<&Secret>,
+    ask: impl Fn(&str) -> Result<T, Error>,
 ) -> Result<T, String> {
     let mut errors = Vec::new();
     for address in addresses {
-        match post(address, path, body, secret) {
+        match ask(address) {
             Ok(answer) => return Ok(answer),
             Err(error) => errors.push(error.text),
         }

@@ -17,9 +17,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use kvorum_base::NodeId;
-use kvorum_cluster::{Capacity, Command, Reply};
+use kvorum_cluster::{Command, Reply};
 use serde::{Deserialize, Serialize};
 
+use super::announce::capacity;
 use super::cluster::{Failure, unexpected};
 use super::init::{Commit, Prepare};
 use super::{Phase, Shared, client};
@@ -76,10 +77,7 @@ impl Shared {
             cluster: manifest.cluster(),
             directory: join.directory,
             addresses: join.addresses.to_cluster()?,
-            capacity: Capacity {
-                memory_bytes: join.memory,
-                disk_bytes: 0,
-            },
+            capacity: capacity(join.memory),
         };
         let node = match self.manage(command).await? {
             Reply::Node(node) => node,
@@ -118,7 +116,7 @@ impl Shared {
         let secret = self.settings.secret.as_ref();
         let mut said = String::new();
         let joined: Joined = loop {
-            match client::post_to_any(nodes, path, &join, secret) {
+            match client::ask_any(nodes, |node| client::post(node, path, &join, secret)) {
                 Ok(joined) => break joined,
                 Err(errors) if errors != said => {
                     tracing::warn!("cannot join yet, trying on: {errors}");
