@@ -1,5 +1,6 @@
 //! The kvorum binary: one program for the nodes, the operator, and a whole cluster on one machine.
 
+mod bench;
 mod ctl;
 mod mr;
 mod up;
@@ -50,6 +51,8 @@ enum Command {
     Router(RouterOptions),
     /// Make a cluster, ask how it does, look inside
     Ctl(ctl::Options),
+    /// Measure a node, a router, a cluster or any Redis
+    Bench(bench::Options),
     /// Run MapReduce jobs over files
     Mr(mr::Options),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Router(options) => return kvorum_server::router::run_router(options),
         Command::Up(options) => up::run(options),
         Command::Ctl(options) => ctl::run(options),
+        Command::Bench(options) => bench::run(options),
         Command::Mr(options) => match mr::run(options) {
             Ok(code) => return code,
             Err(error) => Err(error.to_string()),

@@ -148,7 +148,7 @@ fn check_secret(settings: &Settings, manifest: Option<&Manifest>) -> Result<(), 
 
 /// Raises the limit of open descriptors as far as the clients need and the system allows; the clients
 /// that there is room for.
-pub(crate) fn raise_descriptors(clients: u32) -> u32 {
+pub fn raise_descriptors(clients: u32) -> u32 {
     let wanted = u64::from(clients) + DESCRIPTORS_BESIDE_CLIENTS;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < wanted) {
