@@ -2,6 +2,7 @@
 
 mod cluster;
 pub(crate) mod init;
+mod picture;
 mod status;
 mod wal;
 
@@ -99,6 +100,9 @@ struct InitOptions {
 
 #[derive(Args)]
 struct StatusOptions {
+    /// Show each replica as its node sees it: terms, indexes, hashes
+    #[arg(long)]
+    replicas: bool,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -150,7 +154,7 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
             }
             Ok(())
         }
-        Command::Status(options) => status::run(&nodes, options.json),
+        Command::Status(options) => status::run(&nodes, options.replicas, options.json),
         Command::Shards { command, access } => cluster::shards(&nodes, command, &access),
         Command::Nodes { command, access } => cluster::nodes(&nodes, &command, &access),
         Command::Moves { command, access } => cluster::moves(&nodes, &command, &access),

@@ -1,26 +1,31 @@
-//! `kvorum ctl status`: every node's own answer, side by side.
+//! `kvorum ctl status`: what all nodes say, as one picture, or side by side.
 
 use kvorum_server::control::client::get;
+use kvorum_server::control::cluster::Picture;
 use kvorum_server::control::status::{GroupStatus, ProcessStatus};
 use serde::Serialize;
 
+use super::picture;
+
 /// One node's answer, or why there is none.
 #[derive(Serialize)]
-struct Answer {
-    http: String,
+pub(super) struct Answer {
+    pub(super) http: String,
     #[serde(flatten)]
-    status: Option<ProcessStatus>,
-    error: Option<String>,
+    pub(super) status: Option<ProcessStatus>,
+    pub(super) error: Option<String>,
 }
 
 /// Asks these nodes, and all that they know of, and prints what they say.
-pub(crate) fn run(cluster: &[String], json: bool) -> Result<(), String> {
+pub(crate) fn run(cluster: &[String], replicas: bool, json: bool) -> Result<(), String> {
     let answers = ask_all(cluster);
     if json {
         let text = serde_json::to_string_pretty(&answers).map_err(|error| error.to_string())?;
         println!("{text}");
-    } else {
+    } else if replicas {
         print(&answers);
+    } else {
+        picture::print(&answers, newest_picture(&answers).as_ref());
     }
     let reached = answers.iter().any(|answer| answer.status.is_some());
     if reached {
@@ -28,6 +33,14 @@ pub(crate) fn run(cluster: &[String], json: bool) -> Result<(), String> {
     } else {
         Err("no node answers".to_owned())
     }
+}
+
+/// The newest state of the shard manager that any of them knows.
+fn newest_picture(answers: &[Answer]) -> Option<Picture> {
+    let reached = answers.iter().filter(|answer| answer.status.is_some());
+    let pictures =
+        reached.filter_map(|answer| get::<Picture>(&answer.http, "/api/v1/cluster").ok());
+    pictures.max_by_key(|picture| picture.applied)
 }
 
 fn ask_all(cluster: &[String]) -> Vec<Answer> {

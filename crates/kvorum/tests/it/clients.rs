@@ -21,7 +21,7 @@ const IOREDIS: &str = "ioredis@6.0.0";
 
 /// What a script says to have the primary killed, and what it is told then.
 const KILL: &str = "kill the primary";
-const KILLED: &[u8] = b"killed\n";
+const KILLED: &str = "killed";
 
 /// Says that something is not tested, or fails where everything has to be.
 pub(crate) fn ignored(reason: &str) {
@@ -95,8 +95,11 @@ pub(crate) fn node_js(name: &str) -> Result<Command, String> {
     Ok(command)
 }
 
-/// Runs a script to its end. When it asks for that, the primary is killed, and started again later.
-pub(crate) fn converse(command: &mut Command, nodes: &mut [Node]) {
+/// Runs a script to its end. Lines that it prints are answered, if there is an answer; what it said besides.
+pub(crate) fn converse(
+    command: &mut Command,
+    mut answer: impl FnMut(&str) -> Option<&'static str>,
+) -> String {
     let child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -110,16 +113,12 @@ pub(crate) fn converse(command: &mut Command, nodes: &mut [Node]) {
         let _ = errors.read_to_string(&mut text);
         text
     });
-    let mut killed = None;
     let mut last = String::new();
     for line in BufReader::new(script.child.stdout.take().expect("a pipe")).lines() {
         last = line.expect("a line");
-        if last == KILL {
-            let old = primary(nodes);
-            nodes[old].kill();
-            killed = Some(old);
+        if let Some(answer) = answer(&last) {
             let input = script.child.stdin.as_mut().expect("a pipe");
-            input.write_all(KILLED).expect("told");
+            writeln!(input, "{answer}").expect("told");
         }
     }
     let status = wait_for("the script's end", || {
@@ -127,6 +126,21 @@ pub(crate) fn converse(command: &mut Command, nodes: &mut [Node]) {
     });
     let errors = errors.join().expect("its errors");
     assert!(status.success() && last == "done", "{status}: {errors}");
+    errors
+}
+
+/// The same. When it asks for that, the primary is killed, and started again later.
+pub(crate) fn converse_and_kill(command: &mut Command, nodes: &mut [Node]) {
+    let mut killed = None;
+    converse(command, |line| {
+        if line != KILL {
+            return None;
+        }
+        let old = primary(nodes);
+        nodes[old].kill();
+        killed = Some(old);
+        Some(KILLED)
+    });
     if let Some(old) = killed {
         nodes[old].restart();
         wait_for_one_state(nodes);
@@ -142,11 +156,11 @@ fn sessions(alone: Result<Command, String>, clustered: Result<Command, String>) 
     let dir = TempDir::new();
     let mut nodes = cluster(&dir, 3);
     let port = nodes[primary(&nodes)].port;
-    converse(alone.arg(port.to_string()), &mut nodes);
+    converse_and_kill(alone.arg(port.to_string()), &mut nodes);
     for node in &nodes {
         clustered.arg(node.port.to_string());
     }
-    converse(&mut clustered, &mut nodes);
+    converse_and_kill(&mut clustered, &mut nodes);
 }
 
 #[test]
@@ -165,7 +179,7 @@ fn redis_py_with_shards() {
     let dir = TempDir::new();
     let mut nodes = cluster_of(&dir, 3, 3, |_| Vec::new(), &[]);
     script.args(nodes.iter().map(|node| node.port.to_string()));
-    converse(&mut script, &mut nodes);
+    converse_and_kill(&mut script, &mut nodes);
 }
 
 #[test]
@@ -189,7 +203,9 @@ fn clients_with_a_password() {
     );
     for command in [python("password.py"), node_js("password.js")] {
         match command {
-            Ok(mut command) => converse(command.args([&port.to_string(), "a secret"]), &mut nodes),
+            Ok(mut command) => {
+                converse_and_kill(command.args([&port.to_string(), "a secret"]), &mut nodes)
+            }
             Err(reason) => ignored(&reason),
         }
     }

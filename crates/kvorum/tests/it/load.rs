@@ -6,7 +6,7 @@
 //!
 //! Nothing is repeated: after a refusal, whatever the text, the next operation is another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +24,10 @@ use crate::resp::{Client, Reply, ask, moved_to};
 
 /// Keys that hold text, and as many that hold a number. Few, so that clients meet.
 const KEYS: u64 = 12;
+
+/// How long the same keys are used. Outcomes that stay open make the search for an order of all operations of
+/// a key longer and longer.
+const CHAPTER: Duration = Duration::from_secs(20);
 
 /// How the clients behave.
 #[derive(Clone, Copy)]
@@ -189,7 +193,11 @@ impl Told {
         for key in &self.kept {
             assert_eq!(read(key).as_deref(), Some("kept"), "{key} was acknowledged");
         }
-        let all_keys = (0..KEYS).flat_map(|number| [text_key(number), number_key(number)]);
+        let all_keys: BTreeSet<String> = self
+            .records
+            .iter()
+            .map(|record| record.key.clone())
+            .collect();
         for key in all_keys {
             let called = self.end;
             let reply = Some(Reply::Bulk(read(&key)));
@@ -253,14 +261,6 @@ fn operation_of(record: &Record) -> Operation<KeyInput, Output> {
     }
 }
 
-fn text_key(number: u64) -> String {
-    format!("text-{number}")
-}
-
-fn number_key(number: u64) -> String {
-    format!("number-{number}")
-}
-
 fn micros_since(begin: Instant) -> u64 {
     begin.elapsed().as_micros() as u64
 }
@@ -321,18 +321,20 @@ impl Worker {
             }
             return done;
         }
+        let chapter = self.begin.elapsed().as_secs() / CHAPTER.as_secs();
         let number = self.prng.below(KEYS);
+        let (text_key, number_key) = (
+            format!("text-{chapter}-{number}"),
+            format!("number-{chapter}-{number}"),
+        );
         let text = format!("{}-{}", self.number, self.count);
         let (key, ask) = match self.prng.below(12) {
-            0..=2 => (text_key(number), Ask::Get),
-            3..=5 => (text_key(number), Ask::Set(text)),
-            6 => (text_key(number), Ask::Append(format!(" {text}"))),
-            7 => (text_key(number), Ask::Delete),
-            8..=9 => (number_key(number), Ask::Get),
-            _ => (
-                number_key(number),
-                Ask::Increment(self.prng.range(1, 9) as i64),
-            ),
+            0..=2 => (text_key, Ask::Get),
+            3..=5 => (text_key, Ask::Set(text)),
+            6 => (text_key, Ask::Append(format!(" {text}"))),
+            7 => (text_key, Ask::Delete),
+            8..=9 => (number_key, Ask::Get),
+            _ => (number_key, Ask::Increment(self.prng.range(1, 9) as i64)),
         };
         let called = micros_since(self.begin);
         let reply = match &ask {

@@ -4,6 +4,7 @@
 //! The tests take turns: several clusters at once on a small machine would only measure each other.
 
 mod addresses;
+mod churn;
 mod clients;
 mod cluster;
 mod crowd;
@@ -20,10 +21,12 @@ mod mapreduce_cluster;
 mod membership;
 mod moves;
 mod nodes;
+mod once;
 mod pauses;
 mod process;
 mod refusals;
 mod relay;
 mod resp;
 mod routers;
+mod stock;
 mod strangers;

@@ -1,13 +1,13 @@
 //! Routers in front of real nodes: clients that know of no cluster, while primaries are killed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use kvorum_server::control::client::get;
 use kvorum_server::router::http::RouterReport;
 
-use crate::clients::{converse, ignored, node_js, python, redis_cli, run};
+use crate::clients::{converse_and_kill, ignored, node_js, python, redis_cli, run};
 use crate::crowd::everything_is_answered_after_the_end;
 use crate::load::{Load, Manner};
 use crate::nodes::{Node, cluster, cluster_with, primary, signal, wait_for_one_state};
@@ -25,27 +25,39 @@ impl Router {
     /// Starts one in front of these nodes and waits until it reaches them.
     pub(crate) fn start(dir: &TempDir, nodes: &[Node], more: &[&str]) -> Self {
         let port = free_port(1);
-        let addresses: Vec<String> = nodes
-            .iter()
-            .map(|node| format!("127.0.0.1:{}", node.port))
-            .collect();
         let log = dir.path().join(format!("router-{port}.log"));
+        let running = Self::spawn(port, nodes, more, &log);
+        let router = Self { port, log, running };
+        router.wait_until_ready();
+        router
+    }
+
+    fn spawn(port: u16, nodes: &[Node], more: &[&str], log: &Path) -> Running {
+        let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));
+        let addresses: Vec<String> = addresses.collect();
+        let log = fs::OpenOptions::new().create(true).append(true).open(log);
         let child = kvorum(&["router", "--listen", &format!("127.0.0.1:{port}")])
             .args(["--cluster", &addresses.join(",")])
             .args(more)
             .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).expect("a log file"))
+            .stderr(log.expect("a log file"))
             .spawn()
             .expect("started");
-        let router = Self {
-            port,
-            log,
-            running: Running { child },
-        };
+        Running { child }
+    }
+
+    fn wait_until_ready(&self) {
         wait_for("a router that is ready", || {
-            router.report().filter(|report| report.ready)
+            self.report().filter(|report| report.ready)
         });
-        router
+    }
+
+    /// SIGKILL, and a new one in its place, which is told of these nodes.
+    pub(crate) fn kill_and_restart(&mut self, nodes: &[Node]) {
+        self.running.child.kill().expect("killed");
+        self.running.child.wait().expect("its end");
+        self.running = Self::spawn(self.port, nodes, &[], &self.log);
+        self.wait_until_ready();
     }
 
     fn report(&self) -> Option<RouterReport> {
@@ -262,7 +274,7 @@ fn redis_py_and_ioredis() {
     let router = Router::start(&dir, &nodes, &[]);
     for command in [python("redis_py_router.py"), node_js("ioredis_router.js")] {
         match command {
-            Ok(mut command) => converse(command.arg(router.port.to_string()), &mut nodes),
+            Ok(mut command) => converse_and_kill(command.arg(router.port.to_string()), &mut nodes),
             Err(reason) => ignored(&reason),
         }
     }
