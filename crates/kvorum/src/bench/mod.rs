@@ -1,7 +1,7 @@
 //! `kvorum bench`: load for any server that speaks the Redis protocol, and what it answers.
 //!
-//! Closed loop: each client sends its next requests when the last ones are answered; what comes out is how many
-//! the server can do. Open loop (`--rate`): requests are due at fixed moments, whatever the server does; what
+//! Closed loop: each client sends its next requests when the last ones are answered; what comes out is how
+//! many the server can do. Open loop (`--rate`): requests are due at fixed moments, whatever the server does; what
 //! comes out is how long a request of that load takes. A latency is counted from the moment the request was
 //! due, so a server that stops for a second is charged for all that were due in that second, not for one
 //! (the "coordinated omission" of closed loops).
@@ -19,7 +19,7 @@ mod tally;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 
 use self::keys::Distribution;
 
@@ -50,28 +50,31 @@ pub(crate) struct RunOptions {
     #[arg(long)]
     cluster: bool,
     /// Connections at work at the same time
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = value_parser!(u32).range(1..=100_000))]
     clients: u32,
     /// Requests that a client sends before it waits for replies
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000))]
     pipeline: u32,
     /// How long
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = value_parser!(u32).range(1..))]
     seconds: u32,
     /// Open loop: requests a second of all clients together, due at fixed moments
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     rate: Option<u32>,
     /// Of 100 requests so many are reads (GET), the others writes (SET)
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = value_parser!(u32).range(0..=100))]
     reads: u32,
     /// Different keys
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = value_parser!(u64).range(1..))]
     keys: u64,
     /// Bytes of a key
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(13..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u32).range(13..=1024))]
     key_size: u32,
     /// Bytes of a value
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=33_554_432))]
+    #[arg(
+        long, value_name = "N", default_value_t = 100,
+        value_parser = value_parser!(u32).range(1..=33_554_432)
+    )]
     value_size: u32,
     /// Which keys are asked for: all alike, or some far more often (Zipf, exponent 0.99)
     #[arg(long, value_enum, default_value_t = Distribution::Uniform)]

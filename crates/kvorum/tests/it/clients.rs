@@ -204,7 +204,7 @@ fn clients_with_a_password() {
     for command in [python("password.py"), node_js("password.js")] {
         match command {
             Ok(mut command) => {
-                converse_and_kill(command.args([&port.to_string(), "a secret"]), &mut nodes)
+                converse_and_kill(command.args([&port.to_string(), "a secret"]), &mut nodes);
             }
             Err(reason) => ignored(&reason),
         }

@@ -1,5 +1,5 @@
-//! What stock clients do about a write whose reply is lost: they repeat it, with the settings they come with, and
-//! it happens twice. Through a session it happens once.
+//! What stock clients do about a write whose reply is lost: they repeat it, with the settings they come with,
+//! and it happens twice. Through a session it happens once.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use crate::nodes::{cluster, primary};
 use crate::process::{TempDir, my_turn};
 use crate::resp::{Reply, ask, bulk};
 
-/// A connection ends instead of bringing a reply to the first request in which one of these occurs: each once.
+/// A connection ends instead of bringing a reply to the first request in which one of these occurs.
 #[derive(Clone)]
 struct Lossy {
     left: Arc<Mutex<Vec<&'static str>>>,
