@@ -1,9 +1,9 @@
 //! `kvorum bench`: load for any server that speaks the Redis protocol, and what it answers.
 //!
 //! Closed loop: each client sends its next requests when the last ones are answered; what comes out is how
-//! many the server can do. Open loop (`--rate`): requests are due at fixed moments, whatever the server does; what
-//! comes out is how long a request of that load takes. A latency is counted from the moment the request was
-//! due, so a server that stops for a second is charged for all that were due in that second, not for one
+//! many the server can do. Open loop (`--rate`): requests are due at fixed moments, whatever the server does;
+//! what comes out is how long a request of that load takes. A latency is counted from the moment the request
+//! was due, so a server that stops for a second is charged for all that were due in that second, not for one
 //! (the "coordinated omission" of closed loops).
 //!
 //! One thread makes the load. On a machine that also runs the server it takes part of what it measures.
