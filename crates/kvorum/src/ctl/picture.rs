@@ -40,13 +40,16 @@ fn print_header(answers: &[Answer], manager: Option<&Picture>) {
         println!("cluster {cluster}: no node knows the shard manager's state");
         return;
     };
-    let down = answers.iter().filter(|answer| answer.status.is_none()).count();
+    let down = answers
+        .iter()
+        .filter(|answer| answer.status.is_none())
+        .count();
     let doing = match (manager.moves.len(), manager.orders.len()) {
         (0, 0) if down > 0 => format!("{down} DOWN"),
         (0, 0) if manager.settled => "everything is where it should be".to_owned(),
         (0, 0) => "something is missing".to_owned(),
-        (0, orders) => format!("{orders} orders open"),
-        (moves, orders) => format!("{moves} moves and {orders} other orders open"),
+        (0, orders) => format!("open orders: {orders}"),
+        (moves, orders) => format!("open moves: {moves}, other open orders: {orders}"),
     };
     println!(
         "cluster {cluster}: {} nodes, {} shards, config {}, {doing}",
