@@ -230,7 +230,7 @@ impl Host {
         }
         state.lives += 1;
         let life = state.lives;
-        let config = cluster.options.config(self.index, life);
+        let config = cluster.config(self.index, life);
         let seed = state.prng.next_u64();
         let mut effects = Vec::new();
         state.disk.sync_directory();

@@ -4,6 +4,7 @@
 //! - [`options`]: what a seed is about;
 //! - [`host`]: a machine and the process on it;
 //! - [`client`], [`reply`]: a client's end of a connection;
+//! - `operator`: an operator's;
 //! - [`workload`]: what clients ask for;
 //! - [`schedule`]: what goes wrong, and when;
 //! - [`judge`]: what is checked meanwhile;
@@ -16,6 +17,7 @@ pub mod coverage;
 pub mod host;
 pub mod judge;
 pub mod manager;
+mod operator;
 pub mod options;
 pub mod reply;
 pub mod scenario;
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvorum_base::{NodeId, Prng};
+use kvorum_node::Config;
 use kvorum_node::status::Counters;
 
 use crate::checkers::strings::{KeyInput, Output};
@@ -40,6 +43,7 @@ use client::Answer;
 use coverage::{Coverage, Mark};
 use host::{Host, Incoming};
 use judge::{Failure, Judge, Seen};
+use operator::Asked;
 use options::{Options, node_id};
 
 /// A peer frame on its way.
@@ -93,7 +97,14 @@ pub struct Cluster {
     voters_to_be: RefCell<Vec<BTreeSet<NodeId>>>,
     /// A leader that is cut off from the other nodes: clients look what it says.
     lonely: Cell<Option<usize>>,
+    /// What operators wait for.
+    asked: Asked,
+    /// Changes what the options tell a machine at its start.
+    configure: RefCell<Option<Configure>>,
 }
+
+/// A change of what a machine is told at its start.
+pub(crate) type Configure = Rc<dyn Fn(Config) -> Config>;
 
 impl Cluster {
     /// A cluster of which nothing runs yet.
@@ -120,6 +131,8 @@ impl Cluster {
             is_cut_at_election: Cell::new(false),
             voters_to_be: RefCell::default(),
             lonely: Cell::new(None),
+            asked: Asked::default(),
+            configure: RefCell::default(),
             is_traced,
             options,
             world,
@@ -140,6 +153,20 @@ impl Cluster {
         *cluster.hosts.borrow_mut() = hosts.collect();
         cluster.heal();
         cluster
+    }
+
+    /// From now on machines are told something else at their start.
+    pub(crate) fn configure(&self, configure: Configure) {
+        *self.configure.borrow_mut() = Some(configure);
+    }
+
+    /// What a machine is told at its start, in its life number `life`.
+    fn config(&self, machine: usize, life: u64) -> Config {
+        let config = self.options.config(machine, life);
+        match &*self.configure.borrow() {
+            Some(configure) => configure(config),
+            None => config,
+        }
     }
 
     /// The machines.

@@ -24,20 +24,21 @@
 //!   is small the labs' own number holds.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kvorum_base::Prng;
+use kvorum_base::{GroupId, Prng};
 use kvorum_node::Door;
-use kvorum_node::log::{Recovery, SegmentId};
+use kvorum_node::log::{RecoveredGroup, Recovery, SegmentId};
 
 use super::clerk::Clerk;
 use crate::checkers::strings::{Strings, check_keys};
-use crate::cluster::Cluster;
 use crate::cluster::client::Request;
 use crate::cluster::host::{End, Host};
 use crate::cluster::options::{GROUP, Options};
 use crate::cluster::reply::Reply;
+use crate::cluster::{Cluster, Configure};
 use crate::disk::FileName;
 use crate::net::{EndId, Net, Payload, ServerId, Weather};
 use crate::world::{Time, World, ms};
@@ -50,9 +51,12 @@ const LOOK_EVERY: Duration = ms(100);
 const SYNC_MIN: Duration = Duration::from_micros(80);
 const SYNCS_MAX: [Duration; 3] = [ms(1), ms(3), ms(10)];
 /// The labs' factor between `maxraftstate` and the largest log.
-const LOG_SIZE_FACTOR: u64 = 8;
+pub(super) const LOG_SIZE_FACTOR: u64 = 8;
 /// What a record of the log has beside the bytes of its entry, and what the hard state takes.
 const RECORD_BYTES: u64 = 32;
+/// The least of its log that a server keeps in memory: with no more than it is about to write, it would have
+/// to refuse what clerks write meanwhile.
+const CACHE_BYTES_MIN: u64 = 1000;
 /// How many steps the search for an order of one key's operations may take. In the labs a search
 /// that is not finished passes; here it fails.
 const SEARCH_BUDGET: u64 = 20_000_000;
@@ -124,7 +128,9 @@ impl Setup {
                 1 << 40
             },
             snapshot_after: self.log_bytes.unwrap_or(u64::MAX),
-            log_cache_bytes: self.log_bytes.unwrap_or(1 << 40),
+            log_cache_bytes: self
+                .log_bytes
+                .map_or(1 << 40, |bytes| bytes.max(CACHE_BYTES_MIN)),
             ..drawn
         }
     }
@@ -134,6 +140,8 @@ struct Inner {
     cluster: Rc<Cluster>,
     clerks: Net<Request, Reply>,
     setup: Setup,
+    /// Whether keys are in several groups, so that one server does not do for all.
+    is_sharded: bool,
     prng: RefCell<Prng>,
     clerks_made: Cell<usize>,
 }
@@ -150,25 +158,36 @@ pub struct KvCluster {
 /// # Panics
 /// If the scenario fails, takes more than two minutes, or any property does not hold.
 pub fn run(setup: Setup, seed: u64, scenario: impl AsyncFnOnce(&KvCluster)) {
+    run_configured(setup, seed, None, scenario);
+}
+
+/// Runs a scenario on servers that are told something else at their start: that they have parts in several
+/// groups.
+pub(super) fn run_configured(
+    setup: Setup,
+    seed: u64,
+    configure: Option<Configure>,
+    scenario: impl AsyncFnOnce(&KvCluster),
+) {
     let is_traced = std::env::var_os("KVORUM_TRACE").is_some();
     let cluster = Cluster::new(setup.options(seed), is_traced);
     let world = cluster.world.clone();
-    let weather = Weather {
-        reliable: setup.reliable,
-        ..Weather::default()
-    };
-    cluster.set_weather(weather, 0);
+    let is_sharded = configure.is_some();
+    if let Some(configure) = configure {
+        cluster.configure(configure);
+    }
     let clerks = Net::new(&world);
-    clerks.set_weather(weather);
     let kv = KvCluster {
         inner: Rc::new(Inner {
             cluster,
             clerks,
             setup,
+            is_sharded,
             prng: RefCell::new(world.fork_prng()),
             clerks_made: Cell::new(0),
         }),
     };
+    kv.set_reliable(setup.reliable);
     let sync_max = SYNCS_MAX[seed as usize % SYNCS_MAX.len()];
     for server in 0..setup.servers {
         kv.set_syncs(server, SYNC_MIN, sync_max);
@@ -179,6 +198,13 @@ pub fn run(setup: Setup, seed: u64, scenario: impl AsyncFnOnce(&KvCluster)) {
     world.run_to_end(scenario(&kv));
     kv.check_judge();
     kv.check_histories();
+}
+
+/// What a log holds of a group: the hard state, and the entries above the snapshot.
+pub(super) fn log_bytes_of(group: &RecoveredGroup) -> u64 {
+    let sizes = group.entries.iter();
+    let entries = sizes.map(|entry| RECORD_BYTES + entry.data.len() as u64);
+    RECORD_BYTES + entries.sum::<u64>()
 }
 
 impl KvCluster {
@@ -196,6 +222,20 @@ impl KvCluster {
 
     pub(super) fn clerks(&self) -> &Net<Request, Reply> {
         &self.inner.clerks
+    }
+
+    /// Makes the networks reliable or not, for what is sent from now on.
+    pub fn set_reliable(&self, reliable: bool) {
+        let weather = Weather {
+            reliable,
+            ..Weather::default()
+        };
+        self.inner.cluster.set_weather(weather, 0);
+        self.inner.clerks.set_weather(weather);
+    }
+
+    pub(super) fn is_sharded(&self) -> bool {
+        self.inner.is_sharded
     }
 
     /// How many servers there are, up or down.
@@ -226,11 +266,16 @@ impl KvCluster {
     pub fn clerk(&self, servers: &[usize]) -> Clerk {
         let number = self.inner.clerks_made.get();
         self.inner.clerks_made.set(number + 1);
-        let mut order = self.all();
-        self.inner.prng.borrow_mut().shuffle(&mut order);
-        let clerk = Clerk::new(self, number, order);
+        let clerk = Clerk::new(self, number, self.shuffled());
         clerk.reach(servers);
         clerk
+    }
+
+    /// All servers in some order.
+    pub(super) fn shuffled(&self) -> Vec<usize> {
+        let mut servers = self.all();
+        self.inner.prng.borrow_mut().shuffle(&mut servers);
+        servers
     }
 
     /// A clerk's way to a server.
@@ -238,7 +283,7 @@ impl KvCluster {
         self.inner.clerks.make_end(ServerId(server))
     }
 
-    fn host(&self, server: usize) -> Rc<Host> {
+    pub(super) fn host(&self, server: usize) -> Rc<Host> {
         Rc::clone(&self.inner.cluster.hosts()[server])
     }
 
@@ -340,37 +385,57 @@ impl KvCluster {
     #[must_use]
     pub fn log_size(&self) -> u64 {
         let size = |server| {
-            let config = self.inner.cluster.options.config(server, 1);
-            let mut recovery = Recovery::new(&config.log, false);
-            self.host(server).with_disk(|disk| {
-                for segment in disk.segments() {
-                    let bytes = disk.read(&FileName::Segment(segment));
-                    recovery.feed(SegmentId(segment), bytes.expect("a listed segment"));
-                }
-            });
-            let recovered = recovery.finish().expect("the log of a healthy node");
-            let entries = recovered.groups.get(&GROUP).map(|group| &group.entries);
-            let sizes = entries.into_iter().flatten();
-            RECORD_BYTES
-                + sizes
-                    .map(|entry| RECORD_BYTES + entry.data.len() as u64)
-                    .sum::<u64>()
+            let groups = self.groups_in_log(server);
+            let group = groups.get(&GROUP);
+            group.map_or(RECORD_BYTES, log_bytes_of)
         };
         (0..self.size()).map(size).max().unwrap_or(0)
+    }
+
+    /// What a restart of a server would find in its log, by group.
+    pub(super) fn groups_in_log(&self, server: usize) -> BTreeMap<GroupId, RecoveredGroup> {
+        let config = self.inner.cluster.options.config(server, 1);
+        let mut recovery = Recovery::new(&config.log, false);
+        self.host(server).with_disk(|disk| {
+            for segment in disk.segments() {
+                let bytes = disk.read(&FileName::Segment(segment));
+                recovery.feed(SegmentId(segment), bytes.expect("a listed segment"));
+            }
+        });
+        let recovered = recovery.finish().expect("the log of a healthy node");
+        recovered.groups
     }
 
     /// The size of the largest of the servers' newest snapshots in bytes; 0 if there is none.
     #[must_use]
     pub fn snapshot_size(&self) -> u64 {
-        let size = |server| {
-            self.host(server).with_disk(|disk| {
-                let is_snapshot = |name: &&FileName| matches!(name, FileName::Snapshot { .. });
-                let newest = disk.names().filter(is_snapshot).last();
-                let bytes = newest.and_then(|name| disk.read(name));
-                bytes.map_or(0, |bytes| bytes.len() as u64)
-            })
-        };
-        (0..self.size()).map(size).max().unwrap_or(0)
+        let size = |server| self.snapshot_sizes(server).into_values().max();
+        (0..self.size()).filter_map(size).max().unwrap_or(0)
+    }
+
+    /// The size of all snapshots on a server.
+    pub(super) fn snapshot_bytes(&self, server: usize) -> u64 {
+        self.host(server).with_disk(|disk| {
+            let is_snapshot = |name: &&FileName| matches!(name, FileName::Snapshot { .. });
+            let snapshots = disk.names().filter(is_snapshot);
+            let sizes = snapshots.filter_map(|name| disk.read(name));
+            sizes.map(|bytes| bytes.len() as u64).sum()
+        })
+    }
+
+    /// The size of the newest snapshot of each group on a server.
+    pub(super) fn snapshot_sizes(&self, server: usize) -> BTreeMap<GroupId, u64> {
+        self.host(server).with_disk(|disk| {
+            let mut sizes = BTreeMap::new();
+            // In the order of their numbers.
+            for name in disk.names() {
+                if let FileName::Snapshot { group, .. } = name {
+                    let bytes = disk.read(name).map_or(0, <[u8]>::len);
+                    sizes.insert(GroupId(*group), bytes as u64);
+                }
+            }
+            sizes
+        })
     }
 
     /// Insists that there are no snapshots where none are wanted, and where they are, that there is

@@ -6,6 +6,8 @@ mod lab_2c;
 mod lab_2d;
 mod lab_3a;
 mod lab_3b;
+mod lab_4b;
+mod lab_5;
 mod linearizable;
 mod net;
 mod simulation;

@@ -177,8 +177,7 @@ impl Host {
                 // Every machine can be reached by its number.
                 Effect::Peers(_) => {}
                 Effect::Again | Effect::Continue => self.schedule_turn(state),
-                // Only operators of a shard manager are answered so.
-                Effect::Managed { .. } => {}
+                Effect::Managed { token, answer } => cluster.managed(token, *answer),
                 Effect::Note(note) => {
                     cluster.trace(|| format!("node {}: {}", node_id(self.index), note.text));
                 }
