@@ -44,8 +44,12 @@ impl State {
         )?;
         above("session", None, next.session)?;
         above("epoch", None, self.epoch.get())?;
+        if self.generation >> 20 != 0 || self.applied.get() >> 40 != 0 {
+            return Err("more recoveries or entries than there can be".to_owned());
+        }
+        let newness = self.newness().get();
         let opened = self.moves.keys().last().map(|id| id.get());
-        above("move", opened, self.applied.get().saturating_add(1))?;
+        above("move", opened, newness + 1)?;
         let directories: BTreeSet<u64> = self.nodes.values().map(|node| node.directory).collect();
         if directories.len() != self.nodes.len() {
             return Err("two nodes have one directory".to_owned());
@@ -82,7 +86,7 @@ impl State {
         }
         for (slot, owned) in self.slots.cells().iter().enumerate() {
             moving -= i64::from(owned.open != MoveId::default());
-            if owned.by.get() > self.applied.get() {
+            if owned.by.get() > self.newness().get() {
                 return Err(format!("slot {slot} came by a move to be: {owned:?}"));
             }
             if let Some(owner) = owned.owner {
@@ -127,6 +131,11 @@ impl State {
             if shard.stage != Stage::Retired && shard.voters().next().is_none() {
                 return Err(format!("group {group} has no voter"));
             }
+            if shard.floor > self.next.replica {
+                return Err(format!(
+                    "group {group} lets ids go that are to be given out"
+                ));
+            }
             let joining = shard.replicas.len() - shard.voters().count();
             if joining > usize::from(shard.change.is_some()) {
                 return Err(format!("group {group} has a learner for no reason"));
@@ -161,6 +170,10 @@ impl State {
                 known && order.to == Addressee::Group(order.group)
             }
             Task::TransferPrimary { .. } => order.to == Addressee::Group(order.group),
+            Task::Recover { replica, .. } => {
+                let lives = shard.replicas.get(replica);
+                lives.is_some_and(|lives| order.to == Addressee::Node(lives.node))
+            }
         };
         if right {
             Ok(())

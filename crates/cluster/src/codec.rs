@@ -14,7 +14,7 @@
 //! | slots of a set | varint count of runs; of each, first slot less the last before it, slots less one |
 //! | slots of a table | per run of equal cells: varint length less one, the cell; until all slots are told |
 //!
-//! A file of it is: version 1 (1 byte, now 1), body, CRC32C of both (4 bytes, little-endian). A state of a
+//! A file of it is: version (1 byte, now 2), body, CRC32C of both (4 bytes, little-endian). A state of a
 //! thousand shards with no two slots in a row alike takes about 200 KiB.
 //!
 //! Bytes from outside are checked whole before they are believed: order, ranges, UTF-8, no byte left over,
@@ -40,7 +40,7 @@ use crate::runs::{SlotRuns, SlotTable};
 use crate::state::State;
 
 /// The version of the layout.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// What can be written and read.
 pub(crate) trait Wire: Sized {

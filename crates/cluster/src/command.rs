@@ -5,7 +5,7 @@
 //! What a command was decided on may have changed before it is applied; each says what it expects, is
 //! checked at apply, and is refused as a whole if that does not hold any more.
 
-use kvorum_base::{ClusterId, GroupId, Index, NodeId, ReplicaId};
+use kvorum_base::{ClusterId, GroupId, Index, NodeId, ReplicaId, Term};
 
 use crate::maps::Evidence;
 use crate::nodes::{Addresses, Capacity};
@@ -139,7 +139,7 @@ pub enum Command {
         /// Its group.
         group: GroupId,
     },
-    /// Opens a move. Its id is the index of this command.
+    /// Opens a move. Its id is the index of this command, far higher after a recovery of the manager.
     OpenMove {
         /// Who has the slots; none only if nobody ever had.
         from: Option<GroupId>,
@@ -205,13 +205,25 @@ pub enum Command {
         /// Its members.
         members: Members,
     },
-    /// A group lost its majority for good, and an operator made these of its replicas its members,
-    /// accepting the loss. Records it; a change that was under way is given up.
+    /// A shard lost its majority for good, and an operator accepts the loss: one of its replicas is to decide
+    /// alone.
+    Recover {
+        /// The shard.
+        group: GroupId,
+        /// The replica.
+        replica: ReplicaId,
+        /// The highest term that was seen at any of its replicas.
+        term: Term,
+    },
+    /// A group was recovered: its log says that this replica is its only member. Records it; a change that
+    /// was under way is given up, and all other replicas are let go.
     RecordRecovery {
         /// The group.
         group: GroupId,
         /// Its members now.
         members: Members,
+        /// Ids below it, other than the member's, are let go.
+        floor: ReplicaId,
     },
     /// Sets what can be set.
     Configure {

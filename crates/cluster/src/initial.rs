@@ -109,6 +109,8 @@ impl State {
             moves: BTreeMap::new(),
             orders: BTreeMap::new(),
             issuers: Issuers::default(),
+            recoveries: Vec::new(),
+            generation: 0,
         };
         state.configure(plan.settings)?;
         for (first, last, owner) in state.configs.newest().slots.runs() {
@@ -178,6 +180,7 @@ fn planned_group(plan: &Plan, planned: &PlannedGroup) -> Result<Shard, Refusal> 
         stage: Stage::Serving,
         preferred: planned.preferred,
         change: None,
+        floor: ReplicaId::default(),
     })
 }
 

@@ -17,6 +17,7 @@ use crate::maps::{Evidence, Move, Owned};
 use crate::nodes::{Address, Addresses, Capacity, Health, Node};
 use crate::numbers::{ConfigNumber, IssuerId, MoveId, OrderNumber};
 use crate::orders::{Addressee, Order, Outcome, Task};
+use crate::recovery::Recovery;
 use crate::reply::{Refusal, Reply};
 use crate::shards::{Change, Members, Replica, Role, Shard, Stage};
 use crate::state::{Counters, State};
@@ -99,13 +100,14 @@ fields! {
     Node { directory, addresses, capacity, health, draining }
     Order { to, group, task, withdrawn }
     Owned { owner, by, open }
+    Recovery { group, replica, node, at }
     Replica { node, role }
     Request { once, command }
     Settings { moves_open_max, changes_open_max }
-    Shard { founding, replicas, wanted, membership, stage, preferred, change }
+    Shard { founding, replicas, wanted, membership, stage, preferred, change, floor }
     State {
         cluster, applied, epoch, last_shard_may_leave, settings, next, nodes, shards, configs, slots,
-        moves, orders, issuers,
+        moves, orders, issuers, recoveries, generation,
     }
     Witness { group, node }
 
@@ -141,6 +143,7 @@ choices! {
         5 = TransferPrimary { to },
         6 = StartMove { id },
         7 = DeleteReplica { replica, node },
+        8 = Recover { replica, term, floor },
     }
     Command {
         1 = RegisterNode { cluster, directory, addresses, capacity },
@@ -164,10 +167,11 @@ choices! {
         19 = Transfer { group, to },
         20 = CloseOrder { order, outcome },
         21 = ReportMembers { group, members },
-        22 = RecordRecovery { group, members },
+        22 = RecordRecovery { group, members, floor },
         23 = Configure { settings },
         24 = IssueSessions { count },
         25 = OpenIssuer,
+        26 = Recover { group, replica, term },
     }
     Reply {
         1 = Done,
@@ -215,6 +219,8 @@ choices! {
         32 = OrderOutstanding(order),
         33 = NoSuchIssuer,
         34 = Outdated,
+        35 = HasMajority(group),
+        36 = CannotRecover(group),
     }
 }
 

@@ -93,6 +93,7 @@
 //!
 //! - [`config`], `rebalance.rs`: who should have which slot; [`maps`], `moving.rs`: who has it;
 //! - [`nodes`], `registry.rs`; [`shards`], `replicas.rs`; [`orders`];
+//! - `recovery.rs`: what is done when a majority is lost for good;
 //! - [`command`], [`reply`], `state.rs`: the way in, the way out, and all that is kept;
 //! - `plan.rs`, `placement.rs`, `primaries.rs`: what should be done next, from state and [`hearsay`];
 //! - `check.rs`: the invariants; `codec.rs`, `layout.rs`: the bytes; [`limits`].
@@ -120,6 +121,7 @@ mod placement;
 mod plan;
 mod primaries;
 mod rebalance;
+mod recovery;
 mod registry;
 mod replicas;
 pub mod reply;
@@ -141,6 +143,7 @@ pub use placement::place;
 pub use plan::next_commands;
 pub use primaries::preferred_primaries;
 pub use rebalance::{rebalance, shares};
+pub use recovery::Recovery;
 pub use reply::{Refusal, Reply};
 pub use runs::{SlotRuns, SlotTable};
 pub use shards::{Change, MANAGER, Members, Replica, Role, Shard, Stage};

@@ -47,6 +47,9 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// forgotten first, and is told so when it comes back.
 pub const ISSUERS_MAX: usize = 1024;
 
+/// How many recoveries are kept to be shown. An operator who did more has other records.
+pub const RECOVERIES_KEPT_MAX: usize = 64;
+
 /// How many session ids are issued at once.
 pub const SESSION_BLOCK_MAX: u64 = 1 << 20;
 

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use kvorum_base::{GroupId, Index, NodeId, ReplicaId};
+use kvorum_base::{GroupId, Index, NodeId, ReplicaId, Term};
 
 use crate::numbers::MoveId;
 use crate::shards::Members;
@@ -86,6 +86,17 @@ pub enum Task {
         /// Where it lives.
         node: NodeId,
     },
+    /// Decide alone from now on, since an operator says that the majority is lost for good. To the replica's
+    /// node; it is refused where a majority is heard. What the group's log then says ends it
+    /// (`RecordRecovery`).
+    Recover {
+        /// The replica.
+        replica: ReplicaId,
+        /// The highest term that was seen at any replica.
+        term: Term,
+        /// Ids below it, other than this replica's, are let go.
+        floor: ReplicaId,
+    },
 }
 
 /// An order that is outstanding.
@@ -135,6 +146,7 @@ impl fmt::Display for Task {
             Self::Remove { replica, .. } => write!(f, "remove replica {replica}"),
             Self::TransferPrimary { to } => write!(f, "transfer primary to replica {to}"),
             Self::StartMove { id } => write!(f, "start move {id}"),
+            Self::Recover { replica, .. } => write!(f, "recover with replica {replica} alone"),
             Self::DeleteReplica { replica, node } => {
                 write!(f, "delete replica {replica} on node {node}")
             }

@@ -19,7 +19,7 @@ use kvorum_base::{GroupId, NodeId, ReplicaId};
 use crate::command::Command;
 use crate::hearsay::Hearsay;
 use crate::nodes::{Node, NodeState};
-use crate::orders::Addressee;
+use crate::orders::{Addressee, Task};
 use crate::shards::{MANAGER, Shard, Stage};
 use crate::state::State;
 
@@ -116,6 +116,9 @@ impl<'a> Board<'a> {
         for order in state.orders().values() {
             if let Addressee::Node(node) = order.to {
                 board.taken.insert((node, order.group));
+            }
+            if let Task::Recover { .. } = order.task {
+                board.changing.insert(order.group);
             }
         }
         board

@@ -37,6 +37,9 @@ impl State {
         if shard.membership != expected {
             return Err(Refusal::OtherMembers(shard.membership));
         }
+        if let Some(order) = self.recovery_ordered(group) {
+            return Err(Refusal::OrderOutstanding(order));
+        }
         self.may_change(group, shard, add, remove)?;
         if self.changes_open() >= self.settings.changes_open_max as usize {
             return Err(Refusal::Busy);
@@ -214,7 +217,12 @@ impl State {
                 }
                 _ => Err(Refusal::WrongEvidence),
             },
-            Task::StartMove { .. } => Err(Refusal::WrongEvidence),
+            Task::Recover { .. } if *outcome == Outcome::Refused => {
+                self.orders.remove(&number);
+                Ok(Reply::Done)
+            }
+            // What became of these is said otherwise.
+            Task::StartMove { .. } | Task::Recover { .. } => Err(Refusal::WrongEvidence),
             Task::DeleteReplica { .. } => {
                 if *outcome != Outcome::Deleted {
                     return Err(Refusal::WrongEvidence);
@@ -391,35 +399,6 @@ impl State {
         Ok(Reply::Done)
     }
 
-    pub(crate) fn record_recovery(
-        &mut self,
-        group: GroupId,
-        members: &Members,
-    ) -> Result<Reply, Refusal> {
-        let shard = self.serving(group)?;
-        self.believe(group, members, shard.membership)?;
-        if !members.learners.is_empty() {
-            return Err(Refusal::WrongEvidence);
-        }
-        let kept =
-            |task: &Task| matches!(task, Task::StartMove { .. } | Task::DeleteReplica { .. });
-        self.orders
-            .retain(|_, order| order.group != group || kept(&order.task));
-        let shard = self.shard_mut(group);
-        shard.change = None;
-        let lost: Vec<ReplicaId> = shard
-            .replicas
-            .keys()
-            .filter(|replica| !members.has(**replica))
-            .copied()
-            .collect();
-        self.absorb(group, members);
-        for replica in lost {
-            self.drop_replica(group, replica);
-        }
-        Ok(Reply::Done)
-    }
-
     /// Whether members can be those of a group: newer than expected, with voters, all of them known.
     fn believe(&self, group: GroupId, members: &Members, expected: Index) -> Result<(), Refusal> {
         let shard = &self.shards[&group];
@@ -434,7 +413,7 @@ impl State {
     }
 
     /// Takes over what a group says of its members. Voters that it has no more are to be deleted.
-    fn absorb(&mut self, group: GroupId, members: &Members) {
+    pub(crate) fn absorb(&mut self, group: GroupId, members: &Members) {
         let shard = self.shard_mut(group);
         shard.membership = members.id;
         let voters_before: Vec<ReplicaId> = shard.voters().map(|(replica, _)| replica).collect();
@@ -456,7 +435,7 @@ impl State {
 
     /// A replica is no member any more: it is forgotten here, and ordered to delete itself. Ends the
     /// change that was about it.
-    fn drop_replica(&mut self, group: GroupId, replica: ReplicaId) {
+    pub(crate) fn drop_replica(&mut self, group: GroupId, replica: ReplicaId) {
         let shard = self.shard_mut(group);
         if shard
             .change
@@ -471,12 +450,13 @@ impl State {
             return;
         };
         // It may not even have been made.
-        let creates = |task: &Task| match task {
+        let needs_it = |task: &Task| match task {
             Task::CreateReplica { replica: made, .. } => *made == replica,
+            Task::Recover { replica: alone, .. } => *alone == replica,
             _ => false,
         };
         self.orders
-            .retain(|_, order| order.group != group || !creates(&order.task));
+            .retain(|_, order| order.group != group || !needs_it(&order.task));
         let task = Task::DeleteReplica { replica, node };
         self.order(Addressee::Node(node), group, task);
     }
@@ -504,7 +484,7 @@ impl State {
         self.shard_mut(group).change = Some(Change { add, remove, order });
     }
 
-    fn serving(&self, group: GroupId) -> Result<&Shard, Refusal> {
+    pub(crate) fn serving(&self, group: GroupId) -> Result<&Shard, Refusal> {
         let shard = self.shards.get(&group).ok_or(Refusal::NoSuchShard)?;
         if shard.stage != Stage::Serving {
             return Err(Refusal::NotServing(group));
@@ -512,7 +492,7 @@ impl State {
         Ok(shard)
     }
 
-    fn shard_mut(&mut self, group: GroupId) -> &mut Shard {
+    pub(crate) fn shard_mut(&mut self, group: GroupId) -> &mut Shard {
         self.shards.get_mut(&group).expect("the group is there")
     }
 }

@@ -116,6 +116,10 @@ pub enum Refusal {
     NoSuchIssuer,
     /// The issuer's later command was applied already, and this one's answer is forgotten.
     Outdated,
+    /// A majority of the group's voters is there: nothing is to be recovered.
+    HasMajority(GroupId),
+    /// The replica cannot go on alone: it is not there, has no whole state, or is in a newer term.
+    CannotRecover(GroupId),
 }
 
 impl fmt::Display for Refusal {
@@ -157,6 +161,14 @@ impl fmt::Display for Refusal {
             Self::OrderOutstanding(order) => write!(f, "order {order} is outstanding"),
             Self::NoSuchIssuer => write!(f, "the issuer is not known"),
             Self::Outdated => write!(f, "a later command was applied already"),
+            Self::HasMajority(group) => {
+                write!(f, "group {group} has a majority: nothing to recover")
+            }
+            Self::CannotRecover(group) => write!(
+                f,
+                "the replica of group {group} there cannot go on alone: it is gone, has no whole state, or \
+                 has changed since it was looked at"
+            ),
         }
     }
 }

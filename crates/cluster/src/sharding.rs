@@ -98,6 +98,7 @@ impl State {
             stage: Stage::Founding,
             preferred: founders.keys().next().copied(),
             change: None,
+            floor: ReplicaId::default(),
         };
         self.shards.insert(group, record);
         group

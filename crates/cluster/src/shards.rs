@@ -102,6 +102,9 @@ pub struct Shard {
     pub preferred: Option<ReplicaId>,
     /// The change that is under way.
     pub change: Option<Change>,
+    /// Replica ids below it that are not among the replicas were let go by a recovery; 0 if there never was
+    /// one.
+    pub floor: ReplicaId,
 }
 
 impl Shard {
@@ -128,6 +131,12 @@ impl Shard {
         self.replicas
             .get(&replica)
             .is_some_and(|replica| replica.role == Role::Voter)
+    }
+
+    /// Whether a replica was let go when the group was recovered without it: whatever it still says is void.
+    #[must_use]
+    pub fn has_let_go(&self, replica: ReplicaId) -> bool {
+        replica < self.floor && !self.replicas.contains_key(&replica)
     }
 
     /// How many replicas it will have once its change is done.

@@ -20,6 +20,7 @@ use crate::maps::{Move, Owned};
 use crate::nodes::{Node, NodeState};
 use crate::numbers::{MoveId, OrderNumber};
 use crate::orders::{Addressee, Order, Task};
+use crate::recovery::Recovery;
 use crate::reply::{Refusal, Reply};
 use crate::runs::{SlotRuns, SlotTable};
 use crate::shards::{MANAGER, Shard};
@@ -58,6 +59,10 @@ pub struct State {
     pub(crate) moves: BTreeMap<MoveId, Move>,
     pub(crate) orders: BTreeMap<OrderNumber, Order>,
     pub(crate) issuers: Issuers,
+    /// The newest recoveries of groups.
+    pub(crate) recoveries: Vec<Recovery>,
+    /// How often group 0 was recovered, and may have forgotten entries.
+    pub(crate) generation: u64,
 }
 
 impl Default for Settings {
@@ -81,6 +86,8 @@ impl State {
             self.applied
         );
         self.applied = index;
+        // What is named after its entry: indexes alone come again when entries were lost.
+        let index = self.newness();
         if let Some((issuer, sequence)) = request.once
             && let Some(reply) = self.issuers.answered(issuer, sequence, index)
         {
@@ -133,7 +140,16 @@ impl State {
             Command::Transfer { group, to } => self.transfer(*group, *to),
             Command::CloseOrder { order, outcome } => self.close_order(*order, outcome),
             Command::ReportMembers { group, members } => self.report_members(*group, members),
-            Command::RecordRecovery { group, members } => self.record_recovery(*group, members),
+            Command::Recover {
+                group,
+                replica,
+                term,
+            } => self.recover(*group, *replica, *term),
+            Command::RecordRecovery {
+                group,
+                members,
+                floor,
+            } => self.record_recovery(*group, members, *floor),
             Command::Configure { settings } => self.configure(*settings),
             Command::IssueSessions { count } => self.issue_sessions(*count),
             Command::OpenIssuer => Ok(Reply::Issuer(self.issuers.open(index))),

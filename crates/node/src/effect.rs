@@ -78,7 +78,7 @@ pub enum Effect {
     Peers(Box<[(NodeId, String)]>),
     /// More work is at hand than one turn should do: end another turn soon, whatever else happens.
     Continue,
-    /// What became of `Control::Manage`.
+    /// What became of `Control::Manage` or `Control::RecoverManager`.
     Managed {
         /// The request's.
         token: u64,

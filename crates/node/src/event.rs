@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kvorum_base::{ConnId, GroupId, NodeId, UnixMillis};
+use kvorum_base::{ConnId, GroupId, NodeId, Term, UnixMillis};
 
 use kvorum_cluster::Request;
 
@@ -124,6 +124,14 @@ pub enum Control {
         token: u64,
         /// What is asked.
         request: Box<Request>,
+    },
+    /// Have the shard manager's group go on with the replica here, since its majority is lost for good; say
+    /// what became of it by `Effect::Managed`.
+    RecoverManager {
+        /// Names the answer.
+        token: u64,
+        /// The highest term that was seen at any of its replicas.
+        term: Term,
     },
     /// The shard manager's state at some entry. An older one than is known is ignored.
     Cluster(Arc<kvorum_cluster::State>),

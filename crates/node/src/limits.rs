@@ -129,6 +129,13 @@ pub const SNAPSHOT_RETRY_TICKS: u64 = 1000;
 /// nothing comes of it. It is tried once: what stood in the way may stay.
 pub const TRANSFER_ELECTIONS: u64 = 5;
 
+/// So many of the longest election timeouts without a primary after which a group that hears no majority says
+/// that it may be lost.
+pub const LOST_ELECTIONS: u64 = 10;
+
+/// Ticks after which it says so again.
+pub const LOST_NOTE_TICKS: u64 = 6000;
+
 /// Ticks for which a node that has handed over, and is to end, sends its clients to the others. A request
 /// that is on its way when its connection closes has an unknown outcome for whoever sent it.
 pub const FAREWELL_TICKS: u64 = 50;

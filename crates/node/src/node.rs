@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use kvorum_base::{ConnId, GroupId, NodeId, Prng, Slot, Term, UnixMillis};
-use kvorum_cluster::Request;
+use kvorum_cluster::{Reply, Request};
 use kvorum_kv::Keyspace;
 use kvorum_resp::{OutBuf, Scratch};
 
@@ -371,6 +371,12 @@ impl Node {
             }
             Control::Manage { token, request } => {
                 self.manage(Request::clone(request), Who::Operator(*token));
+            }
+            Control::RecoverManager { token, term } => {
+                let recovered = self.recover_manager(*term);
+                let reply = recovered.map_or_else(Reply::Refused, |()| Reply::Done);
+                let asks = &mut self.shared.manager.asks;
+                asks.answer_operator(*token, reply);
             }
             Control::Cluster(cluster) => self.shared.learn(cluster),
             Control::Snapshot { group } => {

@@ -128,7 +128,7 @@ impl Shared {
     /// node that watches has the same at the same entry.
     pub(crate) fn learn(&mut self, cluster: &Arc<kvorum_cluster::State>) {
         let known = self.cluster.as_ref();
-        if known.is_none_or(|known| known.applied() < cluster.applied()) {
+        if known.is_none_or(|known| known.newness() < cluster.newness()) {
             self.orders = MoveOrders::of(cluster);
             self.cluster = Some(Arc::clone(cluster));
             if self.learnt_epoch != cluster.epoch() {

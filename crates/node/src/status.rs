@@ -185,6 +185,12 @@ pub struct GroupStatus {
     pub applied: u64,
     /// The last index of the log.
     pub last: u64,
+    /// The term of the entry there.
+    pub last_term: u64,
+    /// The nodes of its voters, as its log has them.
+    pub voters: Vec<NodeId>,
+    /// Whether it once went on with one replica, since its majority was lost.
+    pub is_recovered: bool,
     /// Keys, expired ones that are not removed yet included.
     pub keys: u64,
     /// Keys with a time to live.

@@ -102,7 +102,7 @@ impl Raft {
 
     /// Whether a leader was heard so lately that nobody should stand against it. A leader counts as
     /// hearing itself.
-    fn hears_leader(&self) -> bool {
+    pub(crate) fn hears_leader(&self) -> bool {
         let lately = |at: u64| self.now - at < u64::from(self.config.election_ticks_min);
         self.is_leader() || self.leader_heard_at.is_some_and(lately)
     }
@@ -142,6 +142,11 @@ impl Raft {
     /// Stands for election in a new term. The requests leave when the own vote is durable, and it
     /// counts no earlier either.
     pub(crate) fn become_candidate(&mut self, transfer: bool) {
+        self.stand_in(self.hard_state.term.next(), transfer);
+    }
+
+    /// The same in this term, which is a new one.
+    pub(crate) fn stand_in(&mut self, term: Term, transfer: bool) {
         self.role = Role::Candidate(Candidacy {
             votes: BTreeMap::new(),
             transfer,
@@ -149,7 +154,7 @@ impl Raft {
         self.leader = None;
         self.leader_heard_at = None;
         self.reset_election_timer();
-        self.set_hard_state(self.hard_state.term.next(), Some(self.config.id));
+        self.set_hard_state(term, Some(self.config.id));
     }
 
     /// Asks the voters that have not answered yet. Repeated with every heartbeat interval: a lost

@@ -46,7 +46,8 @@
 //! Members change while the group works: learners receive the log and count for nothing; voters
 //! change through a joint phase in which every decision needs both majorities, and which the leader
 //! ends by itself (`membership.rs`). A follower whose next entry is gone gets a snapshot, in pieces
-//! that the caller cuts (`snapshot.rs`).
+//! that the caller cuts (`snapshot.rs`). Where a majority is lost for good, one replica goes on alone at an
+//! operator's word (`recovery.rs`).
 //!
 //! # A write, step by step
 //!
@@ -96,6 +97,7 @@ mod propose;
 mod quorum;
 mod raft;
 mod read_index;
+mod recovery;
 mod replication;
 mod snapshot;
 mod transfer;
@@ -107,5 +109,6 @@ pub use effect::{Effect, Persist, PersistSeq};
 pub use membership::{MembershipRefused, Target};
 pub use message::{AppendOutcome, Body, Chunk, Message, NO_PIECE, SnapshotId};
 pub use raft::{NotLeader, ProposeRefused, Raft};
+pub use recovery::{RecoveryRefused, TERMS_SKIPPED};
 pub use transfer::TransferRefused;
 pub use types::{Entry, HardState, Membership, Payload};

@@ -165,6 +165,7 @@ fn with_nodes(
         outgoing,
         learners: target.learners.keys().copied().collect(),
         nodes,
+        floor: present.floor,
     }
 }
 

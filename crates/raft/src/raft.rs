@@ -191,7 +191,8 @@ impl Raft {
 
     /// A message arrived. Messages that make no sense are ignored, whoever sends them.
     pub fn step(&mut self, from: ReplicaId, message: Message) {
-        if from == self.config.id || !message.is_plausible() {
+        let is_let_go = self.history.newest().has_let_go(from);
+        if from == self.config.id || is_let_go || !message.is_plausible() {
             return;
         }
         let Message { term, body } = message;

@@ -73,6 +73,9 @@ pub struct Membership {
     pub learners: BTreeSet<ReplicaId>,
     /// Where each replica lives.
     pub nodes: BTreeMap<ReplicaId, NodeId>,
+    /// Ids below it that are not among the replicas were let go by a recovery (`recovery.rs`) and are
+    /// not heard any more; 0 if there never was one. It never goes back.
+    pub floor: ReplicaId,
 }
 
 impl Membership {

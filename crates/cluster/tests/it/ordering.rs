@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use kvorum_base::{GroupId, Index, NodeId, ReplicaId};
+use kvorum_base::{GroupId, Index, NodeId, ReplicaId, Term};
 use kvorum_cluster::{
     Addressee, Command, Members, OrderNumber, Outcome, Refusal, Reply, Role, State, Task, Witness,
 };
 
-use crate::support::{World, plan};
+use crate::support::{World, plan, register};
 
 const GROUP: GroupId = GroupId(1);
 
@@ -379,14 +379,33 @@ fn a_group_that_an_operator_saved_has_the_members_he_gave_it() {
         voters: [ReplicaId(5)].into(),
         learners: BTreeSet::new(),
     };
-    let record = |members| Command::RecordRecovery {
+    let record = |members, floor| Command::RecordRecovery {
         group: GROUP,
         members,
+        floor: ReplicaId(floor),
     };
-    let old = world.apply(record(survivor(3)));
-    assert_eq!(old, Reply::Refused(Refusal::WrongEvidence));
-    assert_eq!(world.apply(record(survivor(50))), Reply::Done);
+    let recover = Command::Recover {
+        group: GROUP,
+        replica: ReplicaId(5),
+        term: Term(9),
+    };
+    let order = ordered(&world.apply(recover.clone()));
+    let twice = world.apply(recover);
+    assert_eq!(twice, Reply::Refused(Refusal::OrderOutstanding(order)));
+    let Task::Recover { floor, .. } = world.state.orders()[&order].task else {
+        panic!("an order to recover");
+    };
+    let wrong = Reply::Refused(Refusal::WrongEvidence);
+    assert_eq!(world.apply(record(survivor(50), 0)), wrong);
+    // Its log may end before that of those who are lost, so its members may have a lower id than were known.
+    let record = |id| record(survivor(id), floor.get());
+    assert_eq!(world.apply(record(1)), Reply::Done);
+    assert_eq!(world.apply(record(1)), wrong, "said twice");
     assert_eq!(voters(&world), [5]);
+    let shard = &world.state.shards()[&GROUP];
+    assert!(shard.has_let_go(ReplicaId(6)) && !shard.has_let_go(ReplicaId(5)));
+    assert_eq!(world.state.recoveries()[0].at, Index(1));
+    assert_eq!(world.state.orders().get(&order), None, "it is carried out");
     let deleted = tasks(&world);
     assert_eq!(
         deleted.len(),
@@ -395,6 +414,65 @@ fn a_group_that_an_operator_saved_has_the_members_he_gave_it() {
     );
     let lacking: Vec<_> = world.state.under_replicated().collect();
     assert_eq!(lacking, [(GROUP, 1, 3)]);
+}
+
+#[test]
+fn a_recovered_manager_gives_out_nothing_that_may_be_taken() {
+    let mut world = five();
+    let manager = GroupId(0);
+    let recover = Command::Recover {
+        group: manager,
+        replica: ReplicaId(1),
+        term: Term(9),
+    };
+    let has_majority = Reply::Refused(Refusal::HasMajority(manager));
+    assert_eq!(world.apply(recover), has_majority);
+    let lost = world.state.clone();
+    let members = Members {
+        id: Index(50),
+        voters: [ReplicaId(1)].into(),
+        learners: BTreeSet::new(),
+    };
+    let floor = lost.manager_floor();
+    let orders_before = lost.orders().len();
+    let record = Command::RecordRecovery {
+        group: manager,
+        members,
+        floor,
+    };
+    assert_eq!(world.apply(record), Reply::Done);
+    let is_far = |number: &&OrderNumber| number.get() > 1_000_000;
+    let far = world.state.orders().keys().filter(is_far).count();
+    assert_eq!((orders_before, far), (0, 2), "{:?}", world.state.orders());
+    // What the lost ones may have had behind the last common entry.
+    let mut theirs = lost;
+    for entry in 1..100 {
+        let index = theirs.applied().next();
+        let number = entry + 100;
+        let reply = theirs.apply(index, &register(number, "theirs").into());
+        assert!(matches!(reply, Reply::Node(_)), "{reply:?}");
+    }
+    let newest = *theirs.nodes().keys().last().expect("a node");
+    let Reply::Node(node) = world.apply(register(9, "nine")) else {
+        panic!("it joins");
+    };
+    assert!(node > newest, "{node} after {newest}");
+    assert!(world.state.newness() > theirs.newness());
+    assert!(world.state.epoch() > theirs.epoch());
+    let Reply::Issuer(issuer) = world.apply(Command::OpenIssuer) else {
+        panic!("opened");
+    };
+    assert!(issuer.get() > theirs.newness().get());
+    let order = ordered(&world.apply(Command::ChangeReplicas {
+        group: manager,
+        expected: Index(50),
+        add: Some(node),
+        remove: None,
+    }));
+    let Task::CreateReplica { replica, .. } = world.state.orders()[&order].task else {
+        panic!("an order to make a replica");
+    };
+    assert!(replica >= floor, "{replica} is not let go");
 }
 
 #[test]

@@ -187,6 +187,10 @@ impl World {
             Task::CreateReplica { node, .. } | Task::DeleteReplica { node, .. } => Some(*node),
             _ => None,
         };
+        if let Task::Recover { .. } = order.task {
+            // There is a majority.
+            return Some(Outcome::Refused);
+        }
         if let Some(node) = node {
             let made = matches!(order.task, Task::CreateReplica { .. });
             let outcome = if made {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvorum_base::{ClusterId, Epoch, GroupId, Index, NodeId, Prng, ReplicaId, Slot};
+use kvorum_base::{ClusterId, Epoch, GroupId, Index, NodeId, Prng, ReplicaId, Slot, Term};
 use kvorum_cluster::{
     Address, Capacity, Command, Config, Evidence, Hearsay, IssuerId, Members, MoveId, NewShard,
     NodeState, OrderNumber, Outcome, Reply, Request, Settings, ShardRef, SlotRuns, State, Witness,
@@ -317,14 +317,35 @@ impl Walker {
                 group,
                 to: self.replica(group),
             },
-            6 if self.prng.chance(1, 8) => Command::RecordRecovery {
-                group,
-                members: self.members(group),
-            },
+            6 if self.prng.chance(1, 8) => self.about_recoveries(group),
             _ => Command::ReportMembers {
                 group,
                 members: self.members(group),
             },
+        }
+    }
+
+    fn about_recoveries(&mut self, group: GroupId) -> Command {
+        let replica = self.replica(group);
+        if self.prng.chance(1, 2) {
+            let bits = self.prng.range(1, 61);
+            let term = Term(1 << bits);
+            return Command::Recover {
+                group,
+                replica,
+                term,
+            };
+        }
+        let mut members = self.members(group);
+        if self.prng.chance(1, 2) {
+            members.voters = [replica].into();
+            members.learners.clear();
+        }
+        let floor = ReplicaId(self.prng.range(0, 2_000));
+        Command::RecordRecovery {
+            group,
+            members,
+            floor,
         }
     }
 
@@ -362,7 +383,7 @@ impl Walker {
             Task::CreateReplica { .. } => return Outcome::Created,
             Task::DeleteReplica { .. } => return Outcome::Deleted,
             Task::TransferPrimary { .. } => return Outcome::Transferred,
-            Task::StartMove { .. } => return Outcome::Refused,
+            Task::StartMove { .. } | Task::Recover { .. } => return Outcome::Refused,
             Task::AddLearner { replica, .. } => {
                 members.learners.insert(*replica);
             }
@@ -546,6 +567,7 @@ const COMMANDS: &[&str] = &[
     "Transfer",
     "CloseOrder",
     "ReportMembers",
+    "Recover",
     "RecordRecovery",
     "Configure",
     "IssueSessions",
@@ -586,6 +608,7 @@ const REFUSALS: &[&str] = &[
     "NoSuchOrder",
     "OrderOutstanding",
     "Outdated",
+    "HasMajority",
 ];
 
 #[test]

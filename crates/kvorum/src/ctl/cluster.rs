@@ -115,7 +115,13 @@ pub(super) struct Access {
     secret_file: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+impl Access {
+    pub(super) fn secret(&self) -> Result<Option<Secret>, String> {
+        self.secret_file.as_deref().map(Secret::read).transpose()
+    }
 }
 
 pub(super) fn shards(nodes: &[String], command: Shards, access: &Access) -> Result<(), String> {
@@ -196,7 +202,7 @@ fn replicas_default(nodes: &[String]) -> Result<u8, String> {
     Ok((able.count().min(usize::from(REPLICAS_DEFAULT)) as u8).max(1))
 }
 
-fn picture(nodes: &[String]) -> Result<Picture, String> {
+pub(super) fn picture(nodes: &[String]) -> Result<Picture, String> {
     client::ask_any(nodes, |node| client::get(node, "/api/v1/cluster"))
 }
 
@@ -215,11 +221,7 @@ const GIVES_MAX: usize = 3;
 /// Gives an order, through whichever node takes it. It has an issuer, so that it can be given again where
 /// nobody knows what became of it, and happens once.
 fn give(nodes: &[String], order: &Order, access: &Access) -> Result<(), String> {
-    let secret = access
-        .secret_file
-        .as_deref()
-        .map(Secret::read)
-        .transpose()?;
+    let secret = access.secret()?;
     // Whoever shows the picture can be reached.
     let reached = |node: &&String| client::get::<Picture>(node, "/api/v1/cluster").is_ok();
     let able: Vec<String> = nodes.iter().filter(reached).cloned().collect();
@@ -255,7 +257,7 @@ fn give(nodes: &[String], order: &Order, access: &Access) -> Result<(), String> 
     Ok(())
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<(), String> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), String> {
     let text = serde_json::to_string_pretty(value).map_err(|error| error.to_string())?;
     println!("{text}");
     Ok(())
@@ -280,6 +282,17 @@ pub(super) fn print_shards(picture: &Picture) {
             shard.state,
             nodes.join(","),
             runs_text(&shard.runs)
+        );
+    }
+    for recovery in &picture.recoveries {
+        let what = match recovery.shard {
+            0 => "the shard manager".to_owned(),
+            shard => format!("shard {shard}"),
+        };
+        println!(
+            "  {what} lost its majority and went on with node {} from entry {} on: what only the others had \
+             is lost",
+            recovery.node, recovery.at
         );
     }
 }

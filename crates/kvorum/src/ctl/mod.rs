@@ -3,6 +3,7 @@
 mod cluster;
 pub(crate) mod init;
 mod picture;
+mod recover;
 mod status;
 mod wal;
 
@@ -74,6 +75,14 @@ enum Command {
         #[command(flatten)]
         access: cluster::Access,
     },
+    /// Go on with one replica where a majority is lost for good
+    ///
+    /// A shard, or the shard manager, serves only while a majority of its voters answers. If the others will
+    /// never come back, one that is left can go on alone: it keeps all that it has, and what only the lost
+    /// ones had is gone, acknowledged or not. Without --i-accept-loss nothing is done; it is shown which
+    /// replicas are left and how far each of them is. Without --shard everything without a majority is
+    /// recovered, the shard manager first. What is let go never counts again, even if it comes back.
+    Recover(recover::Options),
     /// Look into a node's log
     #[command(subcommand)]
     Wal(WalCommand),
@@ -160,6 +169,7 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
         Command::Moves { command, access } => cluster::moves(&nodes, &command, &access),
         Command::Primary { command, access } => cluster::primary(&nodes, command, &access),
         Command::Config { command, access } => cluster::config(&nodes, &command, &access),
+        Command::Recover(options) => recover::run(&nodes, &options),
         Command::Wal(WalCommand::Dump { dir }) => wal::dump(&dir),
     }
 }

@@ -25,6 +25,12 @@ pub(super) fn print(answers: &[Answer], manager: Option<&Picture>) {
     for (id, replicas) in &groups {
         println!("  {}", line_of(*id, replicas, manager));
     }
+    let is_led = |replicas: &Vec<&GroupStatus>| replicas.iter().any(|one| one.role == "leader");
+    if !groups.values().all(is_led) {
+        println!(
+            "  what has no primary for long may have lost its majority: see kvorum ctl recover"
+        );
+    }
     for answer in answers {
         println!("  {}", node_of(answer, manager));
     }
@@ -93,6 +99,9 @@ fn line_of(id: u64, replicas: &[&GroupStatus], manager: Option<&Picture>) -> Str
                 line.push_str(&format!(", replicas on {}", followers.join(", ")));
             }
         }
+    }
+    if newest.is_some_and(|newest| newest.recovered) {
+        line.push_str("  once recovered without its majority");
     }
     line
 }

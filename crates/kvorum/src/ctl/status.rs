@@ -40,7 +40,8 @@ fn newest_picture(answers: &[Answer]) -> Option<Picture> {
     let reached = answers.iter().filter(|answer| answer.status.is_some());
     let pictures =
         reached.filter_map(|answer| get::<Picture>(&answer.http, "/api/v1/cluster").ok());
-    pictures.max_by_key(|picture| picture.applied)
+    // After a recovery the shard manager may have fewer entries than those know that were let go.
+    pictures.max_by_key(|picture| (picture.recoveries.len(), picture.applied))
 }
 
 fn ask_all(cluster: &[String]) -> Vec<Answer> {
@@ -127,9 +128,14 @@ fn print_group(group: &GroupStatus) {
     let primary = group
         .primary
         .map_or_else(|| "none".to_owned(), |node| node.to_string());
+    let recovered = if group.recovered {
+        "  recovered without its majority"
+    } else {
+        ""
+    };
     println!(
         "    shard {}  {}  primary {primary}  term {}  applied {}  commit {}  last {}  keys {}  bytes {}  \
-         hash {}",
+         hash {}{recovered}",
         group.group,
         group.role,
         group.term,

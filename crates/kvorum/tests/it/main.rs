@@ -24,6 +24,7 @@ mod nodes;
 mod once;
 mod pauses;
 mod process;
+mod recovery;
 mod refusals;
 mod relay;
 mod resp;

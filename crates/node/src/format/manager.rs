@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 1 | ask | number varint, block: a request as in the `cluster` crate |
 //! | 2 | answer | number varint, how 1: 1 replied, then a block: the reply; 2 not done; 3 unknown |
-//! | 3 | report | index of the state that is held, count, per group led: group, term, logical bytes; |
+//! | 3 | report | newness of the state that is held, count, per group led: group, term, logical bytes; |
 //! | | | count, per node not heard: node, milliseconds; |
 //! | | | count, per large slot that has to move: slot, bytes; |
 //! | | | count, nodes that lost promises; 1 if the disk is full, or 0; all varints, each list rising |
@@ -41,7 +41,7 @@ pub struct Led {
 /// What a node tells the primary now and then. Hearsay, except for what the sender itself holds.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Report {
-    /// The last entry in the state that it holds; 0 for none.
+    /// How new the state is that it holds; 0 for none.
     pub held: Index,
     /// The groups that it leads, by id.
     pub led: Vec<Led>,

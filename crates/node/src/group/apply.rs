@@ -23,8 +23,10 @@ use crate::effect::Level;
 use crate::format::entry::{self, Content, put_taken};
 use crate::format::moves::{MoveEntry, put_moves};
 use crate::limits::EXPIRED_PER_ENTRY;
+use crate::manager::MANAGER;
 use crate::moves::state::{Moves, Whereabouts};
 use crate::replicas::Taken;
+use crate::replicas::evidence::members_of;
 use crate::shared::Shared;
 
 /// The replicated state of a group at one applied index. Everything in it is in every snapshot.
@@ -129,7 +131,7 @@ impl Group {
         shared.counters.entries_applied += 1;
         match &entry.payload {
             Payload::Empty => {}
-            Payload::Membership(membership) => state.membership = Arc::clone(membership),
+            Payload::Membership(membership) => apply_members(state, membership),
             Payload::Command => {
                 if entry::clock(entry) > state.keyspace.clock() {
                     state.keyspace.advance_clock(entry::clock(entry));
@@ -267,6 +269,20 @@ impl Group {
                     .report_divergence(*node, self.id, *replica, index, hash);
             }
         }
+    }
+}
+
+/// In the shard manager's own group a recovery is recorded by its entry: nothing may be given out in between.
+fn apply_members(state: &mut State, membership: &Arc<Membership>) {
+    let is_recovery = membership.floor > state.membership.floor;
+    state.membership = Arc::clone(membership);
+    if is_recovery && let Some(manager) = &mut state.manager {
+        let record = kvorum_cluster::Command::RecordRecovery {
+            group: MANAGER,
+            members: members_of(membership),
+            floor: membership.floor,
+        };
+        Arc::make_mut(manager).apply(state.applied, &record.into());
     }
 }
 

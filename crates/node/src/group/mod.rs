@@ -89,7 +89,9 @@ pub(crate) struct Group {
     /// The disk answers, and has room.
     disk_fit: bool,
     /// Since when no leader is known.
-    leaderless_since_tick: Option<u64>,
+    pub(crate) leaderless_since_tick: Option<u64>,
+    /// Not before this tick is it said again that no majority is there.
+    pub(crate) next_lost_note_tick: u64,
     /// Not before this tick is a hand-over tried again.
     next_hand_over_tick: u64,
     /// The node is ending.
@@ -147,6 +149,7 @@ impl Group {
             clock_fit: true,
             disk_fit: true,
             leaderless_since_tick: None,
+            next_lost_note_tick: 0,
             next_hand_over_tick: 0,
             retired: false,
             owes_successor: false,
@@ -319,6 +322,7 @@ impl Group {
     pub(crate) fn tick(&mut self, shared: &mut Shared, effects: &mut Vec<Effect>) {
         self.raft.tick();
         self.watch_fitness(shared);
+        self.watch_majority(shared);
         self.maybe_go_home(shared.now_tick, &shared.config);
         self.refuse_overdue(shared);
         self.ask_again(shared);
@@ -596,6 +600,16 @@ impl Group {
             commit: self.raft.commit().get(),
             applied: self.state.as_ref().map_or(0, |state| state.applied.get()),
             last: self.raft.last_index().get(),
+            last_term: self
+                .raft
+                .term_at(self.raft.last_index())
+                .map_or(0, Term::get),
+            voters: nodes
+                .iter()
+                .filter(|(replica, _)| self.raft.membership().is_voter(**replica))
+                .map(|(_, node)| *node)
+                .collect(),
+            is_recovered: self.raft.membership().floor > ReplicaId::default(),
             keys: keyspace.map_or(0, |keyspace| keyspace.len()),
             expiring_keys: keyspace.map_or(0, |keyspace| keyspace.expiring_len()),
             logical_bytes: keyspace.map_or(0, |keyspace| keyspace.logical_bytes()),

@@ -74,6 +74,12 @@ impl Asks {
         }
     }
 
+    /// Says to an operator what became of something that was done here.
+    pub(crate) fn answer_operator(&mut self, token: u64, reply: Reply) {
+        let answer = Answer::Replied(reply);
+        self.answers.push((Who::Operator(token), answer));
+    }
+
     /// Another node says what became of a request.
     pub(super) fn answered(&mut self, from: NodeId, number: u64, answer: Answer) {
         if self

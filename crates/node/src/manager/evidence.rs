@@ -18,6 +18,8 @@ use crate::pace::Pace;
 pub(super) struct Evidences {
     moves: Pace<MoveId>,
     orders: Pace<OrderNumber>,
+    /// Not before this tick again.
+    recoveries: u64,
 }
 
 impl Node {
@@ -25,6 +27,19 @@ impl Node {
     pub(super) fn tell_evidence(&mut self) {
         self.tell_evidence_of_orders();
         self.tell_evidence_of_moves();
+        self.tell_recoveries();
+    }
+
+    fn tell_recoveries(&mut self) {
+        let now = self.shared.now_tick;
+        let told = &mut self.shared.manager.evidences.recoveries;
+        if now < *told {
+            return;
+        }
+        *told = now + EVIDENCE_TICKS;
+        for command in self.recoveries() {
+            self.manage(command.into(), Who::Nobody);
+        }
     }
 
     fn tell_evidence_of_orders(&mut self) {

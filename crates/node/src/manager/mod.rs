@@ -66,7 +66,7 @@ impl Node {
             .shared
             .cluster
             .as_ref()
-            .map(|cluster| cluster.applied());
+            .map(|cluster| cluster.newness());
         // Where a replica of the manager is, nobody sends states and waits to hear that they are held.
         let watches = self.groups.iter().all(|group| group.id != MANAGER);
         let is_news = watches && held.unwrap_or_default() != self.shared.manager.reported;

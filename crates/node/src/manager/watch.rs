@@ -2,7 +2,8 @@
 //!
 //! Where a replica of the manager's group lives it is what that has applied. To all other nodes the
 //! primary sends it, whole, when it has changed, at most ten times a second, and again until they report that
-//! they hold it. A state is a few kilobytes; of two the one with more entries in it is newer.
+//! they hold it. A state is a few kilobytes; of two the one with more entries in it is newer, unless entries
+//! were lost meanwhile ([`kvorum_cluster::State::newness`]).
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::format::manager::{Led, ManagerMessage, Report};
 use crate::limits::{LARGE_SLOTS_MAX, STATE_RETRY_TICKS};
 use crate::node::Node;
 
-/// What was sent to those who watch: up to which entry, and when.
+/// What was sent to those who watch: how new it was, and when.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
     sent: BTreeMap<NodeId, (Index, u64)>,
@@ -44,7 +45,7 @@ impl Node {
         let Some(manager) = &state.manager else {
             return;
         };
-        let (now, applied) = (self.shared.now_tick, manager.applied());
+        let (now, newness) = (self.shared.now_tick, manager.newness());
         let members = &group.raft.membership().nodes;
         let mut encoded: Option<Bytes> = None;
         for node in manager.nodes().keys() {
@@ -55,15 +56,15 @@ impl Node {
             let report = shared.manager.reports.get(node);
             let held = report.map_or(Index::ZERO, |(report, _)| report.held);
             let sent = shared.manager.watchers.sent.get(node);
-            let is_sent = sent
-                .is_some_and(|(index, tick)| *index == applied && now < tick + STATE_RETRY_TICKS);
-            if is_sent || (held >= applied && report.is_some()) {
+            let is_sent =
+                sent.is_some_and(|(sent, tick)| *sent == newness && now < tick + STATE_RETRY_TICKS);
+            if is_sent || (held >= newness && report.is_some()) {
                 continue;
             }
             let bytes = encoded.get_or_insert_with(|| manager.encode().into());
             let message = ManagerMessage::State(bytes.clone());
             shared.peers.send_manager(*node, message);
-            shared.manager.watchers.sent.insert(*node, (applied, now));
+            shared.manager.watchers.sent.insert(*node, (newness, now));
         }
     }
 
@@ -87,7 +88,7 @@ impl Node {
 
     fn own_report(&self) -> Report {
         let (shared, tick_ms) = (&self.shared, self.shared.config.tick_ms);
-        let held = shared.cluster.as_ref().map(|cluster| cluster.applied());
+        let held = shared.cluster.as_ref().map(|cluster| cluster.newness());
         let mut report = Report {
             held: held.unwrap_or_default(),
             ..Report::default()

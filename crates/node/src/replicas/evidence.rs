@@ -3,6 +3,7 @@
 //! All of it stays true: what a log has applied, and what this node has on its disk. So it can be told late
 //! and twice.
 
+use kvorum_base::{GroupId, ReplicaId};
 use kvorum_cluster::{Members, Order, OrderNumber, Outcome, Task};
 use kvorum_raft::Membership;
 
@@ -40,8 +41,19 @@ impl Node {
             Task::CreateReplica { .. } => Some(Outcome::Refused),
             Task::DeleteReplica { replica, .. } if is_here(replica) => None,
             Task::DeleteReplica { .. } => Some(Outcome::Deleted),
+            // What it led to is told by the group's primary.
+            Task::Recover { floor, .. } if self.has_floor(order.group, floor) => None,
+            Task::Recover { .. } => Some(Outcome::Refused),
             _ => None,
         }
+    }
+}
+
+impl Node {
+    /// Whether the replica here knows of a recovery with this floor.
+    fn has_floor(&self, group: GroupId, floor: ReplicaId) -> bool {
+        self.group(group)
+            .is_some_and(|own| own.raft.membership().floor >= floor)
     }
 }
 
@@ -69,7 +81,8 @@ impl Group {
     }
 }
 
-fn members_of(membership: &Membership) -> Members {
+/// The members that are told: those of no joint phase.
+pub(crate) fn members_of(membership: &Membership) -> Members {
     Members {
         id: membership.id,
         voters: membership.voters.clone(),

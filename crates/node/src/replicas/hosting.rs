@@ -37,9 +37,12 @@ impl Node {
             if self.hosting.leaving.contains_key(&order.group) {
                 return;
             }
-            // A new replica waits for room; deleting one makes some.
-            let makes = matches!(order.task, Task::CreateReplica { .. });
-            if makes && !self.shared.log.writable() {
+            // A new replica waits for room, and so does an entry; deleting one makes some.
+            let writes = matches!(
+                order.task,
+                Task::CreateReplica { .. } | Task::Recover { .. }
+            );
+            if writes && !self.shared.log.writable() {
                 return;
             }
             if !is_over {
@@ -72,6 +75,16 @@ impl Node {
                 replica, founders, ..
             } => self.make_replica(group, *replica, founders),
             Task::DeleteReplica { replica, .. } => self.delete_replica(group, *replica),
+            Task::Recover {
+                replica,
+                term,
+                floor,
+            } if self.hosts(group, *replica) => {
+                if let Err(refusal) = self.recover_group(group, *term, *floor) {
+                    let text = format!("an order to go on alone is refused: {refusal}");
+                    self.shared.note(Level::Warn, Some(group), text);
+                }
+            }
             _ => {}
         }
     }
@@ -155,6 +168,9 @@ impl Node {
                 None => !cluster.is_gone(group.id),
             };
             group.set_wanted(is_wanted);
+            if shard.is_some_and(|shard| shard.has_let_go(group.replica)) {
+                group.let_go();
+            }
         }
     }
 }

@@ -44,7 +44,8 @@ pub(super) fn expected_of(task: &Task) -> Option<Index> {
         Task::CreateReplica { .. }
         | Task::TransferPrimary { .. }
         | Task::StartMove { .. }
-        | Task::DeleteReplica { .. } => None,
+        | Task::DeleteReplica { .. }
+        | Task::Recover { .. } => None,
     }
 }
 
@@ -97,7 +98,7 @@ impl Group {
         let Some(cluster) = shared.cluster.clone() else {
             return;
         };
-        if !self.may_drive() || !shared.log.writable() {
+        if !self.may_drive() || !shared.log.writable() || !self.is_recorded(&cluster) {
             return;
         }
         for (number, order) in cluster.orders_for(self.id) {

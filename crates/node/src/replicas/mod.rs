@@ -2,7 +2,8 @@
 //!
 //! - [`hosting`]: what a node does by itself: it makes replicas and deletes them;
 //! - [`members`]: what a group does by its log: it takes replicas in and lets them go;
-//! - [`evidence`]: what became of an order, for the shard manager.
+//! - [`evidence`]: what became of an order, for the shard manager;
+//! - [`recovery`]: a group goes on with one replica, since the others are lost for good.
 //!
 //! # A replica is made once
 //!
@@ -30,9 +31,10 @@
 //! A primary writes nothing about orders while a change or a word about an order is on its way: so what it
 //! knows when it writes is what is before it in the log.
 
-mod evidence;
+pub(crate) mod evidence;
 pub(crate) mod hosting;
 pub(crate) mod members;
+mod recovery;
 
 use kvorum_cluster::OrderNumber;
 

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kvorum_base::{GroupId, Index, NodeId, Prng, ReplicaId, Slot, Term, UnixMillis};
+use kvorum_base::{GroupId, Index, NodeId, Prng, Reader, ReplicaId, Slot, Term, UnixMillis};
 use kvorum_cluster::{Command, ConfigNumber, OrderNumber, Reply, Request};
 use kvorum_node::format::entry::{self, Content, EntryBuilder};
 use kvorum_node::format::manager::{Answer, Led, ManagerMessage, Report};
+use kvorum_node::format::membership::{membership_len, put_membership, read_membership};
 use kvorum_node::format::peer::{self, Ask, PeerHeader, PeerMessage, Wish};
 use kvorum_node::format::wal::{self, Checkpoint, Record, SnapshotRef};
 use kvorum_raft::{
@@ -110,6 +111,33 @@ fn entries_are_golden() {
             "6f000000 27043fb2 0300000000000000 0700000000000000 0000000000000000 03 {MEMBERSHIP}"
         ),
     );
+}
+
+/// A membership after a recovery says which ids were let go; one that never had one is as it was before there
+/// were recoveries.
+#[test]
+fn a_floor_stands_before_the_replicas() {
+    let mut membership = Membership::initial([(ReplicaId(1), NodeId(11))]);
+    membership.id = Index(5);
+    let bytes = |membership: &Membership| {
+        let mut bytes = Vec::new();
+        put_membership(&mut bytes, membership);
+        assert_eq!(bytes.len(), membership_len(membership));
+        bytes
+    };
+    let replica = "0100000000000000 0b00000000000000 01";
+    let without = format!("0500000000000000 0100 {replica}");
+    assert_golden("without a floor", &bytes(&membership), &without);
+    membership.floor = ReplicaId(0x0102);
+    let with = bytes(&membership);
+    let golden = format!("0500000000000000 0180 0201000000000000 {replica}");
+    assert_golden("with a floor", &with, &golden);
+    let read = read_membership(&mut Reader::new(&with));
+    assert_eq!(read.expect("a membership"), membership);
+    let mut zero = with;
+    zero[10..18].fill(0);
+    read_membership(&mut Reader::new(&zero))
+        .expect_err("there is none, and it is said that there is");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod delta;
 mod formats;
 mod host;
+mod recovery;
 mod replicas;
 mod snapshots;
 mod wal;

@@ -14,29 +14,30 @@ use kvorum_node::{BatchSeq, Config, Control, Effect, Event, Node, SegmentId};
 
 use crate::host;
 
-const NODE: NodeId = NodeId(2);
+pub(crate) const NODE: NodeId = NodeId(2);
 const SEGMENT_BYTES: u32 = 32 << 10;
 
+pub(crate) fn addresses(node: u64) -> Addresses {
+    let port = 7000 + node as u16;
+    let at = |port| Address {
+        host: "127.0.0.1".to_owned(),
+        port,
+    };
+    Addresses {
+        client: at(port),
+        replica: at(port + 50),
+        peer: at(port + 100),
+        http: at(port + 200),
+        other_names: Vec::new(),
+    }
+}
+
 /// The shard manager's state, and how it goes on.
-struct Manager(State);
+pub(crate) struct Manager(pub(crate) State);
 
 impl Manager {
     /// Two nodes, and a shard on the first.
-    fn new() -> Self {
-        let addresses = |node: u64| {
-            let port = 7000 + node as u16;
-            let at = |port| Address {
-                host: "127.0.0.1".to_owned(),
-                port,
-            };
-            Addresses {
-                client: at(port),
-                replica: at(port + 50),
-                peer: at(port + 100),
-                http: at(port + 200),
-                other_names: Vec::new(),
-            }
-        };
+    pub(crate) fn new() -> Self {
         let node = |node: u64| {
             let planned = PlannedNode {
                 directory: node,
@@ -63,7 +64,7 @@ impl Manager {
         Self(State::initial(&plan).expect("a sound plan"))
     }
 
-    fn apply(&mut self, command: Command) -> Reply {
+    pub(crate) fn apply(&mut self, command: Command) -> Reply {
         let index = self.0.applied().next();
         let reply = self.0.apply(index, &command.into());
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
@@ -93,7 +94,7 @@ impl Manager {
         order
     }
 
-    fn close(&mut self, order: OrderNumber, outcome: Outcome) {
+    pub(crate) fn close(&mut self, order: OrderNumber, outcome: Outcome) {
         self.apply(Command::CloseOrder { order, outcome });
     }
 
@@ -109,8 +110,8 @@ impl Manager {
 }
 
 /// The node, and a disk that holds what was synced.
-struct Desk {
-    node: Node,
+pub(crate) struct Desk {
+    pub(crate) node: Node,
     segments: BTreeMap<SegmentId, Vec<u8>>,
     unsynced: Vec<(SegmentId, u32, BatchSeq, Bytes)>,
     /// How many segments more the disk has room for.
@@ -130,7 +131,7 @@ fn config() -> Config {
 }
 
 impl Desk {
-    fn start(segments: BTreeMap<SegmentId, Vec<u8>>) -> Self {
+    pub(crate) fn start(segments: BTreeMap<SegmentId, Vec<u8>>) -> Self {
         Self::start_with_room(segments, usize::MAX)
     }
 
@@ -157,17 +158,17 @@ impl Desk {
     }
 
     /// The power fails: what was not synced is gone.
-    fn restart(self) -> Self {
+    pub(crate) fn restart(self) -> Self {
         Self::start(self.segments)
     }
 
-    fn event(&mut self, event: Event<'_>) {
+    pub(crate) fn event(&mut self, event: Event<'_>) {
         let mut effects = Vec::new();
         self.node.step(event, &mut effects);
         self.carry_out(effects);
     }
 
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         self.event(Event::EndOfTurn);
         self.node.check();
     }
@@ -197,7 +198,7 @@ impl Desk {
     }
 
     /// Syncs until nothing more is written.
-    fn sync(&mut self) {
+    pub(crate) fn sync(&mut self) {
         while !self.unsynced.is_empty() {
             let (segment, offset, upto, frame) = self.unsynced.remove(0);
             let empty = || vec![0; SEGMENT_BYTES as usize];
@@ -209,7 +210,7 @@ impl Desk {
     }
 
     /// Tells a state, and lets the node do what it says, short of the sync.
-    fn tell(&mut self, state: &State) {
+    pub(crate) fn tell(&mut self, state: &State) {
         let state = state.clone().into();
         self.event(Event::Control(Control::Cluster(state)));
         self.event(Event::Tick);

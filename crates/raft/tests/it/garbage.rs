@@ -30,6 +30,7 @@ fn membership(prng: &mut Prng) -> Arc<Membership> {
         outgoing,
         learners,
         nodes: nodes.collect(),
+        floor: ReplicaId(prng.below(3)),
     };
     if prng.chance(1, 2) {
         membership = members(1..=prng.range(1, 4));

@@ -12,6 +12,7 @@
 //! campaign N | elect N            stands for election; the latter delivers all and shows the winner
 //! propose N TEXT | read N | transfer N [to=M] | members N voters=.. learners=.. [expected=I]
 //! add N                a new replica that knows nobody
+//! recover N [term=T] [floor=F]      decides alone from here on
 //! crash N [keep=C] | restart N | reset-link N from=M
 //! compact N [upto=I] | lose-state N | send-snapshot N to=M
 //! spoil-piece N        the next snapshot piece that comes there cannot be kept
@@ -23,7 +24,7 @@
 use std::path::Path;
 
 use kvorum_base::script::{Command, Runner, run_folder};
-use kvorum_base::{Index, NodeId, Planted, Prng, ReplicaId};
+use kvorum_base::{Index, NodeId, Planted, Prng, ReplicaId, Term};
 use kvorum_raft::{FlowName, Membership, Target};
 
 use crate::cluster::{Cluster, Envelope, small_config};
@@ -223,6 +224,15 @@ impl Scripted {
                 self.refused(id, |host| host.raft.transfer(to).map_err(|e| e.to_string()))?;
             }
             "members" => self.members(id, command)?,
+            "recover" => {
+                let term = self.cluster.host(id).raft.term();
+                let term = Term(command.number_or("term", term.get())?);
+                let floor = ReplicaId(command.number_or("floor", 0)?);
+                self.refused(id, |host| {
+                    let recovered = host.raft.recover(term, floor);
+                    recovered.map(drop).map_err(|e| e.to_string())
+                })?;
+            }
             "add" => self.cluster.add(id, Membership::default()),
             "crash" => self
                 .cluster

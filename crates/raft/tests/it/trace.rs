@@ -123,6 +123,9 @@ pub(crate) fn members(membership: &Membership) -> String {
     if !membership.learners.is_empty() {
         text += &format!(" learn {}", ids(&membership.learners));
     }
+    if membership.floor > ReplicaId::default() {
+        text += &format!(" floor {}", membership.floor);
+    }
     text + ")"
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_base::slot::SLOT_COUNT;
-use kvorum_base::{GroupId, MoveId, NodeId, Slot};
+use kvorum_base::{GroupId, MoveId, NodeId, ReplicaId, Slot, Term};
 use kvorum_cluster as cluster;
 use kvorum_cluster::{
     Command, IssuerId, MANAGER, NewShard, Reply, Request, ShardRef, SlotRuns, State,
@@ -79,6 +79,15 @@ pub enum Order {
         shard: String,
         /// The node.
         node: u64,
+    },
+    /// Have a shard go on with one replica, since its majority is lost for good.
+    Recover {
+        /// Its name or number.
+        shard: String,
+        /// The node that has the replica.
+        node: u64,
+        /// The highest term that was seen at any replica.
+        term: u64,
     },
     /// Set how much may go on at once.
     Configure {
@@ -157,11 +166,15 @@ impl Order {
                 wanted: *replicas,
             },
             Self::TransferPrimary { shard, node } => {
-                let group = group_of(state, shard)?;
-                let replica = state.shards()[&group].replica_on(NodeId(*node));
-                Command::Transfer {
+                let (group, to) = replica_of(state, shard, *node)?;
+                Command::Transfer { group, to }
+            }
+            Self::Recover { shard, node, term } => {
+                let (group, replica) = replica_of(state, shard, *node)?;
+                Command::Recover {
                     group,
-                    to: replica.ok_or_else(|| format!("node {node} has no replica of {shard}"))?,
+                    replica,
+                    term: Term(*term),
                 }
             }
             Self::Configure { moves, changes } => {
@@ -247,6 +260,14 @@ fn group_of(state: &State, text: &str) -> Result<GroupId, String> {
     found.ok_or_else(|| format!("there is no shard {text}"))
 }
 
+/// A shard, and its replica on a node.
+fn replica_of(state: &State, shard: &str, node: u64) -> Result<(GroupId, ReplicaId), String> {
+    let group = group_of(state, shard)?;
+    let replica = state.shards()[&group].replica_on(NodeId(node));
+    let replica = replica.ok_or_else(|| format!("node {node} has no replica of {shard}"))?;
+    Ok((group, replica))
+}
+
 impl Shared {
     /// The newest state of the shard manager that this node holds.
     #[must_use]
@@ -288,6 +309,16 @@ impl Shared {
 
     /// Has the shard manager apply a request.
     pub(super) async fn manage(&self, request: impl Into<Request>) -> Result<Reply, Failure> {
+        let request = Box::new(request.into());
+        self.answer_to(|token| Control::Manage { token, request })
+            .await
+    }
+
+    /// Asks the core for something that it answers.
+    pub(super) async fn answer_to(
+        &self,
+        control: impl FnOnce(u64) -> Control,
+    ) -> Result<Reply, Failure> {
         let (token, answered) = {
             let mut orders = lock(&self.orders);
             orders.next += 1;
@@ -296,8 +327,7 @@ impl Shared {
             orders.waiting.insert(token, answer);
             (token, answered)
         };
-        let request = Box::new(request.into());
-        if !self.ask(Control::Manage { token, request }) {
+        if !self.ask(control(token)) {
             lock(&self.orders).waiting.remove(&token);
             let text = "this node is not ready: try another".to_owned();
             return Err(Failure::Unanswered(text));
@@ -359,6 +389,19 @@ pub struct Picture {
     pub moves: Vec<MovePicture>,
     /// Orders that are outstanding, in words.
     pub orders: Vec<String>,
+    /// Groups whose majority was lost for good and that went on with one replica, the newest last.
+    pub recoveries: Vec<RecoveryPicture>,
+}
+
+/// A group that went on with one replica.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecoveryPicture {
+    /// The shard; 0 for the shard manager.
+    pub shard: u64,
+    /// The node of the replica.
+    pub node: u64,
+    /// The entry of its log from which on it decided alone.
+    pub at: u64,
 }
 
 /// A node.
@@ -478,6 +521,15 @@ impl From<&State> for Picture {
                 .orders()
                 .iter()
                 .map(|(number, order)| format!("{number}: shard {}: {}", order.group, order.task))
+                .collect(),
+            recoveries: state
+                .recoveries()
+                .iter()
+                .map(|recovery| RecoveryPicture {
+                    shard: recovery.group.get(),
+                    node: recovery.node.get(),
+                    at: recovery.at.get(),
+                })
                 .collect(),
         }
     }

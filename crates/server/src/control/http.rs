@@ -23,6 +23,7 @@ use super::announce::{self, Announcement};
 use super::cluster::{ConfigPicture, ConfigQuery, Failure, Given, Picture};
 use super::init::{Commit, Prepare};
 use super::join::Join;
+use super::recover::{self, RecoverManager};
 use super::status::{Member, ProcessStatus};
 use super::{Asked, Phase, Shared};
 use crate::clients::accept::Bound;
@@ -79,6 +80,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/admin/cluster", post(cluster_order))
         .route("/api/v1/admin/issuer", post(issuer))
         .route("/api/v1/admin/join", post(join))
+        .route(recover::PATH, post(recover_manager))
         .route(announce::PATH, post(announce))
         .route("/api/v1/init", get(init_state))
         .route("/api/v1/admin/init/prepare", post(prepare))
@@ -212,6 +214,13 @@ async fn issuer(State(shared): App, _: Admitted<Nothing>) -> Response {
 
 async fn join(State(shared): App, Admitted { from, what }: Admitted<Join>) -> Response {
     answer(shared.take_in(from, &what).await)
+}
+
+async fn recover_manager(
+    State(shared): App,
+    Admitted { what, .. }: Admitted<RecoverManager>,
+) -> Response {
+    answer(shared.recover_manager(&what).await)
 }
 
 async fn announce(State(shared): App, Admitted { what, .. }: Admitted<Announcement>) -> Response {

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod http;
 pub mod init;
 pub mod join;
+pub mod recover;
 pub mod remembered;
 pub mod status;
 

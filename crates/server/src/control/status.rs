@@ -123,6 +123,12 @@ pub struct GroupStatus {
     pub applied: u64,
     /// The last index of the log.
     pub last: u64,
+    /// The term of the entry there.
+    pub last_term: u64,
+    /// The nodes of its voters, as its log has them.
+    pub voters: Vec<u64>,
+    /// Whether it once went on with one replica, since its majority was lost.
+    pub recovered: bool,
     /// Keys.
     pub keys: u64,
     /// Bytes of keys and values.
@@ -216,6 +222,9 @@ impl From<&kvorum_node::status::GroupStatus> for GroupStatus {
             commit: group.commit,
             applied: group.applied,
             last: group.last,
+            last_term: group.last_term,
+            voters: group.voters.iter().map(|node| node.get()).collect(),
+            recovered: group.is_recovered,
             keys: group.keys,
             logical_bytes: group.logical_bytes,
             state_hash: format!("{:016x}", group.state_hash),
