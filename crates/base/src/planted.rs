@@ -77,6 +77,8 @@ bugs! {
     SessionEvicted = "session-evicted",
     /// An absent key has version 0 instead of that of its slot's last removal.
     AbsentVersionZero = "absent-version-zero",
+    /// The target of a move counts the changes of a slot by those of its keys that are left.
+    VersionsNotMoved = "versions-not-moved",
     /// A read overtakes a write that the same connection sent before.
     ReadOvertakesWrite = "read-overtakes-write",
     /// A transfer goes on with the pieces of another snapshot.

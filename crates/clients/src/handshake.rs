@@ -144,6 +144,7 @@ pub fn reset(
     seq: u32,
     password: Option<&str>,
 ) {
+    connection.take_transaction();
     profile.name.clear();
     profile.protocol = Version::Resp2.number();
     connection.set_authenticated(password.is_none());

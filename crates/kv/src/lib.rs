@@ -57,7 +57,7 @@ pub use command::scan::{cursor_in, scan_within};
 pub use command::spec::{Keys, NodeCommand, Run, Spec, Spread};
 pub use command::{
     Command, CrossSlot, Refusal, apply, cursor_of, find, keys_of, keys_of_encoded, narrow_sweep,
-    printed, read, resolve, slot_of_cursor, slot_of_keys, swept_slots,
+    needs_memory, printed, read, resolve, slot_of_cursor, slot_of_keys, swept_slots,
 };
 pub use delta::{Change, Delta, SessionChange};
 pub use frozen::Frozen;

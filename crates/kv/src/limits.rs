@@ -49,6 +49,14 @@ pub const SESSION_LIFE_MS_MAX: u64 = 24 * SESSION_LIFE_MS_DEFAULT;
 /// What a session row, and each reply in it, cost beyond their bytes in the accounting of memory.
 pub(crate) const ROW_OVERHEAD_BYTES: u64 = 64;
 
+/// How many commands one transaction has. All of them are applied in one step, and nothing else meanwhile.
+/// Refused with an error reply before anything is proposed.
+pub const TRANSACTION_COMMANDS_MAX: usize = 64 * 1024;
+
+/// How many bytes of replies a session keeps of one transaction: a reply with the longest value is kept. What
+/// has no room is done, and answered with an error that says so.
+pub(crate) const KEPT_REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX + KEY_BYTES_MAX;
+
 /// How many keys one SCAN looks at, whatever its COUNT asks for: a few milliseconds of work. COUNT
 /// is a hint, so nobody needs to be told.
 pub(crate) const SCAN_COUNT_MAX: u64 = 10_000;

@@ -51,6 +51,18 @@ impl Keyspace {
         }
     }
 
+    /// Counts the changes of a slot by those of its keys that are left: a bug, for the simulator.
+    #[cfg(feature = "planted")]
+    pub fn recount_versions(&mut self, slot: Slot) {
+        let first = crate::position::Position::first_of(slot);
+        let keys = self.keys.range(first);
+        let keys = keys.take_while(|item| item.position.slot() == slot);
+        let newest = keys.map(|item| item.value.version()).max();
+        let state = self.slots.get_mut(slot);
+        state.version = newest.unwrap_or(0);
+        state.last_removal = 0;
+    }
+
     fn is_hidden(&self, slot: Slot) -> bool {
         slot.get() < SLOT_COUNT && !self.served.contains(slot)
     }

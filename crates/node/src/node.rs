@@ -485,6 +485,7 @@ impl Node {
                     group.end_of_turn(&mut self.shared, effects);
                 }
             }
+            self.go_on_behind_watches(effects);
             self.manager_end_of_turn();
             self.answer_gathered();
             self.places.update(&self.groups);
@@ -495,6 +496,20 @@ impl Node {
         }
         self.shared.table.flush(effects);
         self.shared.take_notes(effects);
+    }
+
+    /// What connections sent behind a WATCH that is answered now is looked at.
+    fn go_on_behind_watches(&mut self, effects: &mut Vec<Effect>) {
+        let conns = self.shared.table.take_watching();
+        if conns.is_empty() {
+            return;
+        }
+        self.resume(&conns);
+        for group in &mut self.groups {
+            group.end_of_turn(&mut self.shared, effects);
+        }
+        // Another WATCH may be answered already; the rest of this turn would not see it.
+        self.shared.more_to_do = true;
     }
 
     fn note_append(&mut self, sealed: &[Effect]) {

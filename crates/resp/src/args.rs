@@ -70,6 +70,16 @@ impl<'a> Args<'a> {
     pub fn payload_bytes(&self) -> usize {
         self.ranges.iter().map(|range| range.len()).sum()
     }
+
+    /// So many arguments from a position on; `None` if there are not as many.
+    #[must_use]
+    pub fn part(&self, position: usize, len: usize) -> Option<Self> {
+        let ranges = self.ranges.get(position..position.checked_add(len)?)?;
+        Some(Self {
+            bytes: self.bytes,
+            ranges,
+        })
+    }
 }
 
 impl fmt::Debug for Args<'_> {
@@ -189,6 +199,10 @@ mod tests {
         assert_eq!(args.iter().next_back(), Some(&b""[..]));
         assert_eq!(args.skip(1).get(0), b"k");
         assert!(args.skip(3).is_empty());
+        assert_eq!(args.part(1, 1).map(|part| part.get(0)), Some(&b"k"[..]));
+        assert_eq!(args.part(3, 0).map(|part| part.len()), Some(0));
+        assert_eq!(args.part(2, 2), None);
+        assert_eq!(args.part(1, usize::MAX), None);
     }
 
     #[test]

@@ -120,6 +120,12 @@ impl<'a> Replies<'a> {
         self.missing
     }
 
+    /// Whether the reply is kept for a retry instead of being sent.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        matches!(self.sink, Sink::Stored(_))
+    }
+
     /// Announces one more top-level element: SUBSCRIBE answers once per channel.
     pub fn expect_another(&mut self) {
         self.missing += 1;

@@ -69,6 +69,7 @@ impl Router {
             return;
         };
         piece.attempt += 1;
+        piece.at_replica = false;
         let queue = piece.queue();
         if piece.deadline_tick <= self.now_tick {
             let in_doubt = piece.is_in_doubt;
@@ -145,6 +146,7 @@ impl Router {
                 Answer::Reply(reply) => replies.encoded(reply),
                 Answer::Refused(text) | Answer::Unknown(text) => replies.error_bytes(&text),
             }),
+            Owner::Watch(seq) => self.watch_answered(piece.conn, seq, &answer),
             Owner::Part { gather, part } => self.part_answered(gather, part, &answer),
         }
         if let Some(client) = self.clients.get_mut(piece.conn) {

@@ -1,7 +1,7 @@
 //! One entry a client connection, and the table of them.
 
 use kvorum_base::ConnId;
-use kvorum_clients::{Places, Profile};
+use kvorum_clients::{Places, Profile, Watches};
 use kvorum_resp::{Connection, Outcome, Replies};
 
 use crate::event::Effect;
@@ -15,6 +15,10 @@ use crate::limits::{
 pub(crate) struct Client {
     pub(crate) profile: Profile,
     pub(crate) connection: Connection,
+    /// It has said READONLY: replicas may answer what it reads.
+    pub(crate) is_readonly: bool,
+    /// The keys that it watches.
+    pub(crate) watches: Watches,
     /// The bytes of its requests that are not answered.
     pub(crate) request_bytes: usize,
     /// A request over the whole keyspace waits for the earlier ones, or runs: nothing behind it is looked
@@ -35,6 +39,8 @@ impl Client {
         Self {
             profile: Profile::new(conn, serial, address, now_tick),
             connection,
+            is_readonly: false,
+            watches: Watches::default(),
             request_bytes: 0,
             is_sweeping: false,
             is_held: false,
@@ -55,9 +61,10 @@ impl Client {
         self.profile.active_tick = now_tick;
     }
 
-    /// Whether its next request must wait: for a request over the whole keyspace, or for room.
+    /// Whether its next request must wait: for a request over the whole keyspace, for a WATCH, or for room.
     pub(crate) fn must_wait(&self) -> bool {
         self.is_sweeping
+            || self.watches.awaits()
             || self.connection.outstanding() >= CLIENT_REQUESTS_MAX
             || self.request_bytes >= CLIENT_REQUEST_BYTES_MAX
     }

@@ -21,12 +21,14 @@
 //! - *Order.* A client's replies come in the order of its requests, and its requests to one slot take effect
 //!   in theirs. Those to different slots are on their way together.
 //! - *Whole walks.* DBSIZE, FLUSHALL and SCAN cover every slot, also those that move meanwhile.
+//! - *Reads at replicas are as fresh.* They go there for clients that have said READONLY ([`replicas`]).
 //! - *Nobody waits for another's request.* A piece that has to wait does so alone, with those behind it in
 //!   its queue.
 //!
 //! What it does not: split commands (MGET, MSET, DEL, UNLINK, EXISTS, TOUCH) are not one step over several
-//! slots; it keeps no data, no sessions and no state that another router would need. Transactions come with
-//! those of the nodes, as one self-contained request each; a router never opens one on a shared link.
+//! slots; it keeps no data, no sessions and no state that another router would need. A transaction is
+//! gathered at its client's connection ([`transactions`]), and sent as one request that rests on no
+//! connection; its keys are in one slot.
 
 mod answers;
 mod clients;
@@ -40,6 +42,7 @@ mod map;
 mod nodes;
 mod pieces;
 pub mod planted;
+mod replicas;
 mod reply;
 mod request;
 mod route;
@@ -47,6 +50,7 @@ mod router;
 mod sending;
 pub mod status;
 mod sweeps;
+mod transactions;
 
 pub use event::{Effect, Event, LinkId, Process};
 pub use router::{Config, Router};

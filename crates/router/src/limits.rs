@@ -36,8 +36,9 @@ pub const LINK_BYTES_MAX: usize = 4 << 20;
 /// anybody's output grow to.
 pub const REPLY_BYTES_MAX: usize = 512 << 20;
 
-/// Nodes that the router talks to. Beyond it addresses that it is sent to are not believed.
-pub const NODES_MAX: usize = 1024;
+/// Nodes that the router talks to, their ports for replicas counted too. Beyond it addresses that it is
+/// sent to are not believed.
+pub const NODES_MAX: usize = 2048;
 
 /// Ticks between two questions for the map: ten a second, of all nodes together. Redirects bridge the gap.
 pub const MAP_TICKS_MIN: u64 = 10;

@@ -44,7 +44,13 @@ impl Router {
                 client.connection.reply(seq, |replies| replies.ok());
             }
             Is::Reset => {
+                client.watches.forget();
+                client.is_readonly = false;
                 handshake::reset(client.parts(), seq, self.config.password.as_deref());
+            }
+            Is::Readonly | Is::Readwrite => {
+                client.is_readonly = command == Is::Readonly;
+                client.connection.reply(seq, |replies| replies.ok());
             }
             Is::ClientReply => self.client_reply(client, seq, args),
             Is::ClientKill => self.client_kill(client, seq, args),
@@ -74,7 +80,7 @@ impl Router {
     }
 
     /// Commands that change nothing.
-    fn answer(
+    pub(crate) fn answer(
         &self,
         profile: &Profile,
         command: NodeCommand,
@@ -102,7 +108,7 @@ impl Router {
             Is::ConfigGet => config_get(&self.config, args, replies),
             Is::ConfigSet => config_set(&self.config, args, replies),
             // Counters only grow, so that rates can be computed from them.
-            Is::ConfigResetstat => replies.ok(),
+            Is::ConfigResetstat | Is::Unwatch => replies.ok(),
             Is::Time => {
                 let now = self.wall.get();
                 replies.array(2);

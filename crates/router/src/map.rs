@@ -23,6 +23,8 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct Map {
     slots: Vec<Known>,
+    /// Runs of slots in order, and the ports for replicas of each, as the last map told.
+    replicas: Vec<((u16, u16), Vec<NodeAt>)>,
     /// How often an entry has changed.
     pub(crate) changes: u64,
 }
@@ -31,6 +33,7 @@ impl Map {
     pub(crate) fn new() -> Self {
         Self {
             slots: vec![Known::default(); usize::from(SLOT_COUNT)],
+            replicas: Vec::new(),
             changes: 0,
         }
     }
@@ -60,6 +63,24 @@ impl Map {
         }
     }
 
+    /// A map tells of all replicas, in the order of their slots.
+    pub(crate) fn told_replicas(&mut self, replicas: Vec<((u16, u16), Vec<NodeAt>)>) {
+        self.replicas = replicas;
+        self.replicas.sort_by_key(|(run, _)| *run);
+    }
+
+    /// The ports for replicas of a slot.
+    pub(crate) fn replicas(&self, slot: Slot) -> &[NodeAt] {
+        let behind = self
+            .replicas
+            .partition_point(|((first, _), _)| *first <= slot.get());
+        let run = behind.checked_sub(1).map(|at| &self.replicas[at]);
+        match run {
+            Some(((_, last), nodes)) if slot.get() <= *last => nodes,
+            _ => &[],
+        }
+    }
+
     /// How many slots have a known owner.
     pub(crate) fn known(&self) -> usize {
         self.slots
@@ -69,26 +90,46 @@ impl Map {
     }
 }
 
-/// The ranges of a reply to CLUSTER SLOTS and where each one's primary is; `None` if it is not one.
-pub(crate) fn parse_slots(reply: &[u8]) -> Option<Vec<((u16, u16), String)>> {
+/// A range of slots, and who is said to serve it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Range {
+    pub(crate) run: (u16, u16),
+    pub(crate) primary: String,
+    pub(crate) replicas: Vec<String>,
+}
+
+/// The ranges of a reply to CLUSTER SLOTS; `None` if it is not one.
+pub(crate) fn parse_slots(reply: &[u8]) -> Option<Vec<Range>> {
     let mut elements = Elements::new(reply);
     let count = elements.array()?;
     let mut ranges = Vec::new();
     for _ in 0..count {
-        let range = elements.raw()?;
-        let mut range = Elements::new(range);
-        range.array().filter(|len| *len >= 3)?;
+        let mut range = Elements::new(elements.raw()?);
+        let len = range.array().filter(|len| *len >= 3)?;
         let slot = |number: i64| u16::try_from(number).ok().filter(|slot| *slot < SLOT_COUNT);
         let (first, last) = (slot(range.integer()?)?, slot(range.integer()?)?);
-        range.array().filter(|len| *len >= 2)?;
-        let host = std::str::from_utf8(range.text()?).ok()?;
-        let port = u16::try_from(range.integer()?).ok()?;
+        let primary = endpoint(range.raw()?)?;
+        let replicas = (3..len).map(|_| endpoint(range.raw()?));
+        let replicas = replicas.collect::<Option<Vec<String>>>()?;
         if first > last {
             return None;
         }
-        ranges.push(((first, last), address(host, port)));
+        ranges.push(Range {
+            run: (first, last),
+            primary,
+            replicas,
+        });
     }
     Some(ranges)
+}
+
+/// The address of one who serves a range.
+fn endpoint(element: &[u8]) -> Option<String> {
+    let mut parts = Elements::new(element);
+    parts.array().filter(|len| *len >= 2)?;
+    let host = std::str::from_utf8(parts.text()?).ok()?;
+    let port = u16::try_from(parts.integer()?).ok()?;
+    Some(address(host, port))
 }
 
 /// `host:port`, of an IPv6 host in brackets.
@@ -109,16 +150,44 @@ mod tests {
         let reply = b"*2\r\n*4\r\n:0\r\n:99\r\n*4\r\n$1\r\na\r\n:1\r\n$1\r\nx\r\n*0\r\n\
             *4\r\n$1\r\nb\r\n:2\r\n$1\r\ny\r\n*0\r\n\
             *3\r\n:100\r\n:16383\r\n*4\r\n$3\r\n::1\r\n:3\r\n$1\r\nz\r\n*0\r\n";
+        let range = |run, primary: &str, replicas: &[&str]| Range {
+            run,
+            primary: primary.to_owned(),
+            replicas: replicas.iter().map(|text| (*text).to_owned()).collect(),
+        };
         let ranges = vec![
-            ((0, 99), "a:1".to_owned()),
-            ((100, 16383), "[::1]:3".to_owned()),
+            range((0, 99), "a:1", &["b:2"]),
+            range((100, 16383), "[::1]:3", &[]),
         ];
         assert_eq!(parse_slots(reply), Some(ranges));
+        let no_replica = b"*1\r\n*4\r\n:0\r\n:9\r\n*2\r\n+a\r\n:1\r\n+b\r\n";
+        assert_eq!(parse_slots(no_replica), None);
         assert_eq!(parse_slots(b"-ERR no\r\n"), None);
         assert_eq!(
             parse_slots(b"*1\r\n*3\r\n:0\r\n:16384\r\n*2\r\n+a\r\n:1\r\n"),
             None
         );
+    }
+
+    #[test]
+    fn replicas_are_those_of_the_last_map() {
+        let mut map = Map::new();
+        let runs = vec![
+            ((20, 29), vec![NodeAt(1)]),
+            ((0, 9), vec![NodeAt(2), NodeAt(3)]),
+        ];
+        map.told_replicas(runs);
+        for (slot, nodes) in [
+            (0, &[NodeAt(2), NodeAt(3)][..]),
+            (9, &[NodeAt(2), NodeAt(3)]),
+            (10, &[]),
+            (20, &[NodeAt(1)]),
+            (30, &[]),
+        ] {
+            assert_eq!(map.replicas(Slot(slot)), nodes, "{slot}");
+        }
+        map.told_replicas(Vec::new());
+        assert!(map.replicas(Slot(0)).is_empty());
     }
 
     #[test]

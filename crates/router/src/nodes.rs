@@ -16,6 +16,8 @@ use crate::router::Router;
 pub(crate) struct Node {
     pub(crate) address: String,
     pub(crate) links: [u32; 2],
+    /// It is a port for replicas: only reads go there, and only links that are wanted are made.
+    pub(crate) is_replica: bool,
 }
 
 impl Router {
@@ -43,6 +45,7 @@ impl Router {
         self.nodes.push(Node {
             address: address.to_owned(),
             links: [first, first + 1],
+            is_replica: false,
         });
         node
     }
@@ -55,7 +58,8 @@ impl Router {
     /// `Err`: why there is none now.
     pub(crate) fn link_for(&mut self, slot: Slot, version: Version) -> Result<u32, String> {
         let node = self.map.owner(slot).or_else(|| {
-            let up = self.links.iter().find(|link| link.is_up());
+            let mut primaries = self.links.iter().filter(|link| !self.is_to_replica(link));
+            let up = primaries.find(|link| link.is_up());
             up.map(|link| link.node)
         });
         let Some(node) = node else {
@@ -215,10 +219,15 @@ impl Router {
             return;
         };
         let before = self.map.changes;
-        for (range, address) in ranges {
-            let node = self.node_at(&address);
-            self.map.told(range, node, self.map_asked_tick);
+        let mut replicas = Vec::new();
+        for range in ranges {
+            let node = self.node_at(&range.primary);
+            self.map.told(range.run, node, self.map_asked_tick);
+            let addresses = range.replicas.iter();
+            let nodes = addresses.map(|address| self.replica_at(address)).collect();
+            replicas.push((range.run, nodes));
         }
+        self.map.told_replicas(replicas);
         self.counters.maps += 1;
         if self.map.changes != before {
             self.take_back_reads();
@@ -240,7 +249,8 @@ impl Router {
         let order = (0..count).map(|offset| (self.map_turn + offset) % count);
         let asked = order
             .map(|at| &self.links[at])
-            .find(|link| link.version == Version::Resp2 && link.has_room() && !in_doubt(link));
+            .filter(|link| link.version == Version::Resp2 && !self.is_to_replica(link))
+            .find(|link| link.has_room() && !in_doubt(link));
         let Some(index) = asked.map(|link| link.id.index) else {
             return;
         };

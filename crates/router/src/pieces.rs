@@ -51,6 +51,8 @@ pub(crate) enum Class {
 pub(crate) enum Owner {
     /// The client, as reply to this request.
     Request(u32),
+    /// The client's watch, whose request this is.
+    Watch(u32),
     /// A request that was split, as its part of this number.
     Part { gather: u64, part: u32 },
     /// The client's request over the whole keyspace.
@@ -76,6 +78,8 @@ pub(crate) struct Piece {
     pub(crate) owner: Owner,
     pub(crate) version: Version,
     pub(crate) class: Class,
+    /// A replica may answer it, and has not failed to.
+    pub(crate) at_replica: bool,
     /// The whole request, as it is sent.
     pub(crate) request: Bytes,
     pub(crate) deadline_tick: u64,
@@ -108,6 +112,7 @@ impl Piece {
             owner,
             version,
             class,
+            at_replica: false,
             request,
             deadline_tick,
             place: Place::Queued,

@@ -9,6 +9,8 @@ pub enum Bug {
     UnknownResent,
     /// A walk over the keyspace believes that a node covers what it was asked for.
     MovingSlotMissed,
+    /// EXEC leaves out the versions of what was watched.
+    WatchForgotten,
 }
 
 /// Which bug a router has, if any.

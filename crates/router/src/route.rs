@@ -1,6 +1,7 @@
 //! From a request to its pieces: known? allowed? whose?
 
 use kvorum_base::{ConnId, Slot};
+use kvorum_clients::transaction;
 use kvorum_kv::command::spec::Flags;
 use kvorum_kv::{CrossSlot, Keys, Run, Spec, keys_of, slot_of_keys};
 use kvorum_resp::{Args, InputLimits, Request, Version};
@@ -90,15 +91,21 @@ impl Router {
         }
         let spec = match kvorum_kv::find(args) {
             Ok(spec) => spec,
-            Err(refusal) => return self.refuse_request(client, seq, refusal.text()),
+            Err(refusal) => return self.refuse_unrun(client, seq, args, refusal.text()),
         };
         if !client.connection.is_authenticated() && !spec.flags.has(Flags::NO_AUTH) {
-            return self.refuse_request(client, seq, b"NOAUTH Authentication required.");
+            return self.refuse_unrun(client, seq, args, b"NOAUTH Authentication required.");
         }
         client.ran(spec.name, self.now_tick);
+        if client.connection.transaction().is_some() && !transaction::is_run_at_once(spec) {
+            return self.queue(client, seq, spec, args);
+        }
         match spec.run {
             Run::Pure(run) => {
                 client.connection.reply(seq, |replies| run(args, replies));
+            }
+            Run::Node(command) if command.is_of_transactions() => {
+                self.transact(client, seq, command, args);
             }
             Run::Node(command) => self.run_local(client, seq, command, args),
             Run::Read(_) | Run::Write { .. } => self.route(client, seq, spec, args),
@@ -113,8 +120,25 @@ impl Router {
             .reply(seq, |replies| replies.error_bytes(text));
     }
 
+    /// Refuses a request that is wrong, which a transaction being queued does not survive.
+    fn refuse_unrun(&mut self, client: &mut Client, seq: u32, args: Args<'_>, text: &[u8]) {
+        let Client {
+            connection,
+            watches,
+            ..
+        } = client;
+        let text = transaction::refused(connection, watches, args.get(0), text);
+        self.refuse_request(client, seq, &text);
+    }
+
     /// Sends a command on its way to whoever owns its keys.
-    fn route(&mut self, client: &mut Client, seq: u32, spec: &'static Spec, args: Args<'_>) {
+    pub(crate) fn route(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) {
         if is_sweep(spec) {
             return self.sweep(client, seq, spec, args);
         }
@@ -136,7 +160,7 @@ impl Router {
         }
     }
 
-    fn submit(
+    pub(crate) fn submit(
         &mut self,
         client: &mut Client,
         slot: Slot,
@@ -146,7 +170,7 @@ impl Router {
     ) {
         let request = encode(args);
         client.request_bytes += request.len();
-        let piece = Piece::new(
+        let mut piece = Piece::new(
             client.profile.conn,
             slot,
             owner,
@@ -155,6 +179,8 @@ impl Router {
             request,
             self.now_tick + self.config.deadline_ticks,
         );
+        let is_watch = matches!(owner, Owner::Watch(_));
+        piece.at_replica = client.is_readonly && piece.class == Class::Read && !is_watch;
         let (id, before) = self.pieces.push(piece);
         self.send_new(id, before);
     }

@@ -59,6 +59,8 @@ pub struct Router {
     pub(crate) map_turn: usize,
     pub(crate) gathers: BTreeMap<u64, Gather>,
     pub(crate) next_gather: u64,
+    /// Whose turn it is among the replicas of a slot.
+    pub(crate) replica_turn: usize,
     pub(crate) sweeps: BTreeMap<ConnId, Sweep>,
     pub(crate) counters: Counters,
     pub(crate) touched_links: Vec<u32>,
@@ -88,6 +90,7 @@ impl Router {
             map_turn: 0,
             gathers: BTreeMap::new(),
             next_gather: 0,
+            replica_turn: 0,
             sweeps: BTreeMap::new(),
             counters: Counters::default(),
             touched_links: Vec::new(),
@@ -185,12 +188,16 @@ impl Router {
         }
         for index in 0..self.links.len() as u32 {
             let link = &self.links[index as usize];
+            let is_to_replica = self.is_to_replica(link);
             if link.is_silent(now_tick, LINK_SILENCE_TICKS) {
                 self.hang_up(index, "it owes replies and says nothing");
             } else if link.is_silent(now_tick, LINK_DOUBT_TICKS) {
                 // Its node may be stopped, and another one primary meanwhile.
                 self.map_wanted = true;
-            } else if link.version == Version::Resp2 && link.may_dial(now_tick) {
+                if is_to_replica {
+                    self.take_back_from_replica(index);
+                }
+            } else if link.version == Version::Resp2 && link.may_dial(now_tick) && !is_to_replica {
                 // Whoever may know the map, or may be needed when somebody else is gone.
                 self.dial(index);
             }

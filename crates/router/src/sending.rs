@@ -27,6 +27,7 @@ impl Router {
                 continue;
             }
             piece.is_in_doubt |= in_doubt && piece.class == Class::Once;
+            piece.at_replica = false;
             piece.place = Place::Queued;
             piece.attempt += 1;
             queues.insert(piece.queue());
@@ -139,8 +140,11 @@ impl Router {
         let Some(piece) = self.pieces.get_mut(id) else {
             return false;
         };
-        let (slot, version) = (piece.slot, piece.version);
-        let index = match self.link_for(slot, version) {
+        let (slot, version, at_replica) = (piece.slot, piece.version, piece.at_replica);
+        let replica = at_replica
+            .then(|| self.replica_link(slot, version, ahead))
+            .flatten();
+        let index = match replica.map_or_else(|| self.link_for(slot, version), Ok) {
             Ok(index) => index,
             Err(_) if ahead.is_some() => return false,
             Err(text) => {

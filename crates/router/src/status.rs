@@ -1,6 +1,7 @@
 //! What a router says of itself, for INFO and metrics.
 
 use crate::event::Process;
+use crate::nodes::Node;
 use crate::router::Router;
 
 /// What has been counted since the start.
@@ -12,6 +13,8 @@ pub struct Counters {
     pub input_bytes: u64,
     /// Requests and parts of requests sent to nodes, each attempt counted.
     pub sent: u64,
+    /// Those of them that went to replicas.
+    pub at_replicas: u64,
     /// Redirects followed.
     pub redirects: u64,
     /// Times that a request had to wait after a refusal, or for a node that cannot be reached.
@@ -78,7 +81,12 @@ impl Router {
     pub fn status(&self) -> Status {
         /// How long a tick is.
         const TICK_MS: u64 = 10;
-        let nodes = self.nodes.iter().map(|node| {
+        // A port for replicas that nobody has read at is another name of a node, and no more.
+        let is_used = |node: &&Node| {
+            let mut links = node.links.iter().map(|link| &self.links[*link as usize]);
+            !node.is_replica || links.any(|link| link.id.generation > 0)
+        };
+        let nodes = self.nodes.iter().filter(is_used).map(|node| {
             let links = || node.links.iter().map(|link| &self.links[*link as usize]);
             NodeStatus {
                 address: node.address.clone(),

@@ -54,7 +54,7 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
         Bug::TornTakenForDamage => &["intact-log"],
         Bug::DeposedRedirects => &["linearizability", "durability"],
         Bug::SessionEvicted => &["exactly-once"],
-        Bug::AbsentVersionZero => &["versions"],
+        Bug::AbsentVersionZero | Bug::VersionsNotMoved => &["versions", "transactions"],
         Bug::ReadOvertakesWrite => &["pipeline-order"],
         Bug::ForeignChunkResumed => &["snapshot-transfer", "replica-equality"],
         Bug::SnapshotNewestMembership => &["replica-equality"],
@@ -151,7 +151,8 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         | Bug::ReceivedUnchecked
         | Bug::StagingNotInSnapshot
         | Bug::ClockStepsBack
-        | Bug::SealedCancelled => options.shards = options.shards.max(2),
+        | Bug::SealedCancelled
+        | Bug::VersionsNotMoved => options.shards = options.shards.max(2),
         // Leaders must change while orders are withdrawn.
         Bug::StaleOrderExecuted => {
             options.make_changes();

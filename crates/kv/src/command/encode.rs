@@ -14,6 +14,9 @@ use kvorum_base::cursor::{Reader, put_block, put_varint};
 use kvorum_base::{Malformed, UnixMillis};
 use kvorum_resp::Args;
 
+use crate::command::range_of;
+use crate::command::spec::Keys;
+
 /// How many arguments are found without allocating.
 const FEW: usize = 8;
 
@@ -114,12 +117,22 @@ impl<'a> Decoded<'a> {
     }
 
     pub(crate) fn args(&self) -> Args<'_> {
-        let ranges = if self.count > FEW {
+        Args::new(self.bytes, self.ranges())
+    }
+
+    /// The keys among the arguments, for as long as the bytes live.
+    pub(super) fn keys(&self, keys: Keys, name: i32) -> impl Iterator<Item = &'a [u8]> {
+        let (next, end, step) = range_of(keys, self.count, name);
+        let ranges = self.ranges()[next.min(end)..end].iter().step_by(step);
+        ranges.map(|range| &self.bytes[range.start as usize..range.end as usize])
+    }
+
+    fn ranges(&self) -> &[Range<u32>] {
+        if self.count > FEW {
             &self.many
         } else {
             &self.few[..self.count]
-        };
-        Args::new(self.bytes, ranges)
+        }
     }
 }
 

@@ -89,7 +89,7 @@ fn by_full_name(name: &[u8]) -> Option<&'static Spec> {
 fn describe(spec: &Spec, replies: &mut Replies<'_>) {
     let (first, last, step) = match spec.keys {
         Keys::Range { first, last, step } => (first, last, step),
-        Keys::None | Keys::Wrapped { .. } => (0, 0, 0),
+        Keys::None | Keys::Wrapped { .. } | Keys::Transaction => (0, 0, 0),
     };
     replies.array(10);
     replies.bulk(spec.name.as_bytes());

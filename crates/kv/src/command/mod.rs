@@ -22,6 +22,7 @@ pub mod spec;
 mod strings;
 mod sweep;
 pub mod table;
+mod transaction;
 
 use kvorum_base::slot::slot_of;
 use kvorum_base::{Slot, SlotSet};
@@ -35,6 +36,7 @@ use crate::limits::KEY_BYTES_MAX;
 pub use crate::command::encode::{Encoder, fuzz};
 pub use crate::command::refusal::{Refusal, printed};
 pub use crate::command::sweep::{cursor_of, narrow_sweep, slot_of_cursor, swept_slots};
+pub use crate::command::transaction::needs_memory;
 
 /// The command of a request: the subcommand, where it has one. Name, number of arguments and lengths
 /// of keys are right.
@@ -243,6 +245,22 @@ pub fn keys_of_encoded(command: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The keys of a request of KVORUM.EXEC.
+fn keys_of_transaction(args: Args<'_>) -> KeysOf<'_> {
+    KeysOf::new(Keys::Transaction, args, 0)
+}
+
+/// The positions of the keys among so many arguments: the first, the one behind the last, and the distance.
+fn range_of(keys: Keys, len: usize, name: i32) -> (usize, usize, usize) {
+    let Keys::Range { first, last, step } = keys else {
+        return (0, 0, 1);
+    };
+    let len = len as i32;
+    let last = if last < 0 { len + last } else { last - name };
+    let end = (last + 1).clamp(0, len) as usize;
+    ((first - name) as usize, end, step as usize)
+}
+
 /// The keys among arguments.
 #[derive(Clone, Debug)]
 pub struct KeysOf<'a> {
@@ -250,25 +268,25 @@ pub struct KeysOf<'a> {
     next: usize,
     end: usize,
     step: usize,
+    /// Those of a transaction, the last one first.
+    listed: Vec<&'a [u8]>,
 }
 
 impl<'a> KeysOf<'a> {
     fn new(keys: Keys, args: Args<'a>, name: i32) -> Self {
-        let Keys::Range { first, last, step } = keys else {
-            return Self {
-                args,
-                next: 0,
-                end: 0,
-                step: 1,
-            };
+        let (next, end, step) = range_of(keys, args.len(), name);
+        let mut listed = match keys {
+            Keys::Transaction if name == 0 => transaction::keys_of_request(args),
+            Keys::Transaction => transaction::keys_of_logged(args),
+            _ => Vec::new(),
         };
-        let len = args.len() as i32;
-        let last = if last < 0 { len + last } else { last - name };
+        listed.reverse();
         Self {
             args,
-            next: (first - name) as usize,
-            end: (last + 1).clamp(0, len) as usize,
-            step: step as usize,
+            next,
+            end,
+            step,
+            listed,
         }
     }
 }
@@ -279,7 +297,7 @@ impl<'a> Iterator for KeysOf<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         let at = self.next;
         if at >= self.end {
-            return None;
+            return self.listed.pop();
         }
         self.next += self.step;
         Some(self.args.get(at))

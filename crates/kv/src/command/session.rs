@@ -17,7 +17,7 @@ use kvorum_resp::number::parse_integer;
 use kvorum_resp::{Args, Replies, replay_stored};
 
 use crate::command::encode::{Encoder, number};
-use crate::command::refusal::{NOT_AN_INTEGER, Refusal};
+use crate::command::refusal::{CROSSSLOT, NOT_AN_INTEGER, Refusal};
 use crate::command::spec::{ALL_KEYS, Categories, Flags, Group, Keys, Run, Spec};
 use crate::command::{KeysOf, find, keys_of, resolve_into, run, slot_of_keys, table};
 use crate::hash;
@@ -116,9 +116,7 @@ fn resolve_once(args: Args<'_>, out: &mut Encoder<'_>) -> Result<(), Refusal> {
         return Err(Refusal::new("ERR a session's command cannot wrap another"));
     }
     if slot_of_keys(keys_of(inner, command)).is_err() {
-        return Err(Refusal::new(
-            "CROSSSLOT Keys in request don't hash to the same slot",
-        ));
+        return Err(CROSSSLOT);
     }
     let mut head = Vec::with_capacity(34);
     for number in [

@@ -116,6 +116,81 @@ pub enum NodeCommand {
     ClusterLinks,
     ClusterFailover,
     Link,
+    Multi,
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
+}
+
+impl NodeCommand {
+    /// Whether it changes nothing, and answers by itself and at once: then it may be in a transaction.
+    #[must_use]
+    pub const fn may_be_queued(self) -> bool {
+        match self {
+            Self::Ping
+            | Self::Select
+            | Self::ClientId
+            | Self::ClientGetname
+            | Self::ClientInfo
+            | Self::ClientList
+            | Self::ClientNoEvict
+            | Self::ClientNoTouch
+            | Self::Info
+            | Self::ConfigGet
+            | Self::ConfigSet
+            | Self::ConfigResetstat
+            | Self::Time
+            | Self::ClusterShards
+            | Self::ClusterInfo
+            | Self::ClusterMyid
+            | Self::ClusterMyshardid
+            | Self::ClusterKeyslot
+            | Self::ClusterCountkeysinslot
+            | Self::ClusterGetkeysinslot
+            | Self::ClusterReplicas
+            | Self::ClusterLinks
+            | Self::Unwatch => true,
+            Self::Hello
+            | Self::Auth
+            | Self::Quit
+            | Self::Reset
+            | Self::ClientSetname
+            | Self::ClientSetinfo
+            | Self::ClientKill
+            | Self::ClientReply
+            | Self::Role
+            | Self::Wait
+            | Self::Readonly
+            | Self::Readwrite
+            | Self::ClusterSlots
+            | Self::ClusterNodes
+            | Self::ClusterFailover
+            | Self::Link
+            | Self::Multi
+            | Self::Exec
+            | Self::Discard
+            | Self::Watch => false,
+        }
+    }
+
+    /// Whether it is about what a connection queues and watches.
+    #[must_use]
+    pub const fn is_of_transactions(self) -> bool {
+        matches!(
+            self,
+            Self::Multi | Self::Exec | Self::Discard | Self::Watch | Self::Unwatch
+        )
+    }
+
+    /// Whether it is run at once on a connection that queues what it is sent.
+    #[must_use]
+    pub const fn ends_queueing(self) -> bool {
+        matches!(
+            self,
+            Self::Multi | Self::Exec | Self::Discard | Self::Watch | Self::Quit | Self::Reset
+        )
+    }
 }
 
 /// Where a command's keys are among its arguments.
@@ -137,6 +212,8 @@ pub enum Keys {
         /// The position of the wrapped command's name.
         at: usize,
     },
+    /// Those that a transaction watches, and those of the commands in it.
+    Transaction,
 }
 
 /// How a command without keys concerns several shards.
@@ -167,6 +244,8 @@ pub enum Group {
     Server,
     /// The cluster.
     Cluster,
+    /// Several commands in one step.
+    Transactions,
     /// What only kvorum has.
     Kvorum,
 }
@@ -181,6 +260,7 @@ impl Group {
             Group::Connection => "connection",
             Group::Server => "server",
             Group::Cluster => "cluster",
+            Group::Transactions => "transactions",
             Group::Kvorum => "kvorum",
         }
     }
@@ -249,6 +329,8 @@ bits! {
         LOADING = "loading",
         /// Allowed on a replica that lost its primary.
         STALE = "stale",
+        /// Not in the list of slow commands.
+        SKIP_SLOWLOG = "skip_slowlog",
         /// Not while a replica loads what its primary sends.
         NO_ASYNC_LOADING = "no_async_loading",
         /// Constant or logarithmic time.
@@ -283,6 +365,8 @@ bits! {
         DANGEROUS = "@dangerous",
         /// The connection.
         CONNECTION = "@connection",
+        /// Transactions.
+        TRANSACTION = "@transaction",
     }
 }
 
@@ -447,6 +531,17 @@ impl Spec {
     #[must_use]
     pub const fn is_read(&self) -> bool {
         matches!(self.run, Run::Read(_))
+    }
+
+    /// Whether it may be in a transaction: it names its keys, or is not about keys and changes nothing.
+    #[must_use]
+    pub const fn may_be_queued(&self) -> bool {
+        match self.run {
+            Run::Read(_) | Run::Write { .. } => matches!(self.keys, Keys::Range { .. }),
+            Run::Pure(_) => true,
+            Run::Node(command) => command.may_be_queued(),
+            Run::Container => false,
+        }
     }
 
     /// Whether so many arguments, the name included, are right.

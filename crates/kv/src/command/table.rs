@@ -4,7 +4,7 @@
 
 use crate::command::spec::Spec;
 use crate::command::{
-    connection, counting, expiry, introspect, keys, scan, session, strings, sweep,
+    connection, counting, expiry, introspect, keys, scan, session, strings, sweep, transaction,
 };
 
 /// The families.
@@ -15,6 +15,7 @@ const FAMILIES: &[&[Spec]] = &[
     expiry::SPECS,
     scan::SPECS,
     session::SPECS,
+    transaction::SPECS,
     sweep::SPECS,
     introspect::SPECS,
     connection::SPECS,

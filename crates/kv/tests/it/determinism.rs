@@ -83,7 +83,7 @@ fn replicas_agree_whatever_they_do_besides() {
         for entry in 0..2500 {
             clock += prng.below(30);
             let commands: Vec<Vec<u8>> = (0..prng.below(6))
-                .filter_map(|_| encoded(&requests.draw(&mut prng)))
+                .filter_map(|_| encoded(&requests.draw_more(&mut prng)))
                 .collect();
             let replies = quiet.apply(clock, &commands);
             for _ in 0..disturbance.below(4) {

@@ -36,6 +36,8 @@ fn an_absent_key_has_no_version() {
     run(&mut keyspace, "SET k v");
     run(&mut keyspace, "DEL k");
     assert_eq!(run(&mut keyspace, "KVORUM.VERSIONS k"), "*1\r\n:0\r\n");
+    let exec = "KVORUM.EXEC 1 k 0 1 2 GET k";
+    assert_eq!(run(&mut keyspace, exec), "*1\r\n_\r\n");
 }
 
 #[test]

@@ -135,6 +135,7 @@ fn show(reply: &[u8]) -> String {
                     text
                 }
             }
+            b'*' if line == "-1" => "(no list)".to_owned(),
             b'*' | b'~' | b'%' => {
                 let len: usize = line.parse().expect("a count");
                 left.push(len * if kind == b'%' { 2 } else { 1 });
@@ -191,6 +192,11 @@ fn sessions() {
 }
 
 #[test]
+fn transactions() {
+    run("transactions");
+}
+
+#[test]
 fn scan() {
     run("scan");
 }
@@ -210,7 +216,14 @@ fn encoding() {
 fn every_command_has_a_script() {
     let mut scripts = String::new();
     for name in [
-        "strings", "keys", "expiry", "versions", "sessions", "scan", "command",
+        "strings",
+        "keys",
+        "expiry",
+        "versions",
+        "sessions",
+        "transactions",
+        "scan",
+        "command",
     ] {
         for entry in std::fs::read_dir(folder(name)).expect("a folder") {
             let path = entry.expect("an entry").path();

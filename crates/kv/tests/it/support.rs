@@ -110,6 +110,40 @@ impl Requests {
         words.iter().collect()
     }
 
+    /// The same, and transactions: some that find their versions, some that do not.
+    pub(crate) fn draw_more(&mut self, prng: &mut Prng) -> ArgsBuf {
+        if prng.chance(3, 4) {
+            return self.draw(prng);
+        }
+        let key = |prng: &mut Prng| format!("{{tag}}{}", 3 * prng.below(self.keys.div_ceil(3)));
+        let watched = match prng.below(3) {
+            0 => format!("1 {} {}", key(prng), prng.below(200)),
+            // Never there: its slot's last removal is early in the test, or not yet.
+            1 => format!("1 {{tag}}none {}", prng.below(2)),
+            _ => "0".to_owned(),
+        };
+        let count = 1 + prng.below(4);
+        let mut text = format!("KVORUM.EXEC {watched} {count}");
+        for _ in 0..count {
+            let key = key(prng);
+            text += &match prng.below(7) {
+                0 => format!(" 3 SET {key} {}", prng.below(100)),
+                1 => format!(" 5 SET {key} v PX {}", prng.below(400)),
+                2 => format!(" 3 INCRBY {key} {}", prng.below(100)),
+                3 => format!(" 2 DEL {key}"),
+                4 => format!(" 2 GETDEL {key}"),
+                5 => format!(" 3 PEXPIRE {key} {}", prng.below(400)),
+                _ => format!(" 2 GET {key}"),
+            };
+        }
+        if prng.chance(1, 4) && !self.tokens.is_empty() {
+            self.sequence += prng.below(3);
+            let token = &self.tokens[prng.index(self.tokens.len())];
+            text = format!("KVORUM.ONCE {token} {} {text}", self.sequence.max(1));
+        }
+        text.split(' ').collect()
+    }
+
     fn words(&self, prng: &mut Prng) -> Vec<String> {
         let key = self.key(prng);
         let value = match prng.below(12) {

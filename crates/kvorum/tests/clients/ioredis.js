@@ -47,6 +47,17 @@ async function manyKeys(redis) {
   assert.equal(mixed[2][1], 'x');
 }
 
+async function transactions(redis) {
+  const run = await redis.multi().set('{t}a', 1).incr('{t}a').get('{t}a').exec();
+  assert.deepEqual(run, [[null, 'OK'], [null, 2], [null, '2']]);
+  await redis.watch('{t}a', '{t}nobody');
+  assert.equal(await redis.set('{t}a', 5), 'OK');
+  assert.equal(await redis.multi().set('{t}a', 6).exec(), null);
+  await redis.watch('{t}a');
+  assert.deepEqual(await redis.multi().get('{t}a').del('{t}a').exec(), [[null, '5'], [null, 1]]);
+  await refused(redis.multi().get('a').get('b').exec(), /CROSSSLOT/);
+}
+
 async function bytes(redis) {
   const value = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte));
   assert.equal(await redis.set(value, value), 'OK');
@@ -76,6 +87,7 @@ async function main() {
     const redis = new Redis({ port, protocol, connectionName: 'a-name', maxRetriesPerRequest: 0 });
     await strings(redis);
     await manyKeys(redis);
+    await transactions(redis);
     await bytes(redis);
     await server(redis);
     await redis.quit();

@@ -20,6 +20,8 @@ async function session(cluster) {
   await assert.rejects(cluster.mget('a', 'b'), /CROSSSLOT/);
   const replies = await cluster.pipeline().incr('{t}a').incr('{t}b').exec();
   assert.deepEqual(replies, [[null, 2], [null, 3]]);
+  const run = await cluster.multi().set('{t}a', 1).incr('{t}a').get('{t}a').exec();
+  assert.deepEqual(run, [[null, 'OK'], [null, 2], [null, '2']]);
   const token = await cluster.call('KVORUM.SESSION');
   assert.equal(await cluster.call('KVORUM.ONCE', token, 1, 'INCR', 'counter'), 1);
   assert.equal(await cluster.call('KVORUM.ONCE', token, 1, 'INCR', 'counter'), 1);

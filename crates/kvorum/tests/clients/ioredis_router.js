@@ -25,6 +25,9 @@ async function main() {
   for (const protocol of [2, 3]) {
     const redis = new Redis({ port, protocol, connectionName: 'a-name', maxRetriesPerRequest: 0 });
     await manySlots(redis);
+    const run = await redis.multi().set('{t}a', 1).incr('{t}a').get('{t}a').exec();
+    assert.deepEqual(run, [[null, 'OK'], [null, 2], [null, '2']]);
+    await assert.rejects(redis.multi().get('a').get('b').exec(), /CROSSSLOT/);
     assert.match(await redis.info(), /\r\ncluster_enabled:0\r\n/);
     await assert.rejects(redis.call('CLUSTER', 'SLOTS'), /cluster support disabled/);
     const big = Buffer.alloc(16 << 20, 'x');

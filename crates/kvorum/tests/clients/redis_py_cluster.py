@@ -29,6 +29,25 @@ def session(client):
     for number in range(300):
         pipe.incr(f"key:{number}")
     assert pipe.execute() == [number + 1 for number in range(300)]
+    pipe = client.pipeline(transaction=True)
+    pipe.set("{t}a", 1)
+    pipe.incr("{t}a")
+    assert pipe.execute() == [b"OK", 2]
+    with client.pipeline(transaction=True) as pipe:
+        pipe.watch("{t}a")
+        value = int(pipe.get("{t}a"))
+        pipe.multi()
+        pipe.set("{t}a", value * 10)
+        assert pipe.execute() == [b"OK"]
+        pipe.watch("{t}a")
+        assert client.set("{t}a", 7)
+        pipe.multi()
+        pipe.set("{t}a", 0)
+        try:
+            raise AssertionError(f"carried out: {pipe.execute()}")
+        except redis.WatchError:
+            pass
+    assert client.get("{t}a") == b"7" and client.delete("{t}a") == 1
     assert client.cluster_info()["cluster_state"] == "ok"
     assert client.cluster_keyslot("foo") == 12182
     # Three as primaries, two of them as replicas too.

@@ -19,6 +19,7 @@ mod requests;
 mod run;
 mod servers;
 mod table;
+mod transactions;
 
 use std::collections::BTreeMap;
 

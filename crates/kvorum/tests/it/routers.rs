@@ -117,6 +117,32 @@ fn nothing_acknowledged_is_lost_behind_routers_when_primaries_are_killed() {
     }
 }
 
+/// Reads of a client that has said READONLY come to the replicas, and see what was written before.
+#[test]
+fn reads_behind_a_router_are_spread_over_replicas() {
+    let _turn = my_turn();
+    let dir = TempDir::new();
+    let nodes = cluster(&dir, 3);
+    let router = Router::start(&dir, &nodes, &[]);
+    let mut client = Client::connect(router.port).expect("connected");
+    let mut write_and_read = |number: u64| {
+        let text = number.to_string();
+        assert_eq!(client.ask(&["SET", "k", &text]).expect("a reply"), ok());
+        assert_eq!(client.ask(&["READONLY"]).expect("a reply"), ok());
+        assert_eq!(client.ask(&["GET", "k"]).expect("a reply"), bulk(&text));
+    };
+    let mut number = 0;
+    wait_for("links to both replicas", || {
+        number += 1;
+        write_and_read(number);
+        let report = router.report()?;
+        // Three nodes, and the ports for replicas of two of them.
+        let linked = report.nodes.iter().filter(|node| node.links > 0);
+        (linked.count() == 5).then_some(())
+    });
+    (number + 1..number + 200).for_each(write_and_read);
+}
+
 /// A primary that is asked to stop loses nothing, and behind a router nobody even sees a redirect.
 #[test]
 fn behind_a_router_a_primary_that_stops_in_good_order_is_not_noticed() {

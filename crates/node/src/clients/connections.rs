@@ -1,7 +1,7 @@
 //! One entry a client connection, and the table of them.
 
 use kvorum_base::{ConnId, GroupId};
-use kvorum_clients::{Places, Profile};
+use kvorum_clients::{Places, Profile, Watches};
 use kvorum_resp::{Connection, Outcome, Replies};
 
 use super::gather::Gathers;
@@ -24,6 +24,8 @@ pub(crate) struct Client {
     writes: Vec<(GroupId, BatchNumber)>,
     /// Its reads that wait for a round to be confirmed.
     pub(crate) unanswered_reads: u32,
+    /// The keys that it watches.
+    pub(crate) watches: Watches,
     /// It is a router's link: see [`super::links`].
     pub(crate) is_router: bool,
     /// An earlier request of it waits for a primary, so later ones are not looked at.
@@ -47,6 +49,7 @@ impl Client {
             is_readonly: false,
             writes: Vec::new(),
             unanswered_reads: 0,
+            watches: Watches::default(),
             is_router: false,
             is_held: false,
             held_since: None,
@@ -66,10 +69,26 @@ impl Client {
         (&mut self.connection, &mut self.profile)
     }
 
+    /// Whether what it sends is not looked at yet.
+    pub(crate) fn must_wait(&self) -> bool {
+        self.is_held || self.watches.awaits()
+    }
+
+    /// Answers a request of it. The reply to the question behind a WATCH is for the watch.
+    pub(crate) fn reply(&mut self, seq: u32, write: impl FnOnce(&mut Replies<'_>)) -> Outcome {
+        if !self.watches.asked_as(seq) {
+            return self.connection.reply(seq, write);
+        }
+        let mut answer = Vec::new();
+        write(&mut Replies::stored(&mut answer));
+        let watches = &mut self.watches;
+        (self.connection).reply(seq, |replies| watches.answered(&answer, replies))
+    }
+
     /// If it sends no more it is closed once all is answered; what is held, and what is kept behind it, comes
     /// first.
     pub(crate) fn end_when_answered(&mut self) {
-        if self.has_ended && !self.is_held {
+        if self.has_ended && !self.must_wait() {
             self.connection.close_when_answered();
         }
     }
@@ -100,7 +119,7 @@ impl Client {
     fn is_full(&self) -> bool {
         self.connection.outstanding() >= CONNECTION_REQUESTS_MAX
             || self.connection.output_bytes() >= OUTPUT_BYTES_PAUSE
-            || self.is_held && self.connection.input_bytes() >= HELD_BYTES_MAX
+            || self.must_wait() && self.connection.input_bytes() >= HELD_BYTES_MAX
     }
 }
 
@@ -110,6 +129,8 @@ pub(crate) struct Table {
     places: Places<Client>,
     /// Connections that may have output, or be full, or be closing; each once.
     touched: Vec<ConnId>,
+    /// Connections whose WATCH was answered: what they sent behind it can be looked at.
+    watching: Vec<ConnId>,
     now_tick: u64,
     /// Requests that several groups answer.
     pub(crate) gathers: Gathers,
@@ -172,12 +193,22 @@ impl Table {
         let Some(client) = self.get_mut(conn).filter(|client| !client.is_overfull()) else {
             return write(&mut Replies::nobody());
         };
-        let outcome = client.connection.reply(seq, write);
+        let is_watch = client.watches.awaits();
+        let outcome = client.reply(seq, write);
+        let goes_on = is_watch && !client.watches.awaits();
         if !client.touched {
             client.touched = true;
             self.touched.push(conn);
         }
+        if goes_on {
+            self.watching.push(conn);
+        }
         self.errors += u64::from(outcome == Outcome::Error);
+    }
+
+    /// The connections that can go on behind a WATCH.
+    pub(crate) fn take_watching(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.watching)
     }
 
     /// Answers a command, or the part of it that one group has.

@@ -4,6 +4,7 @@
 //! command that is refused here was never proposed, so texts that clients retry on are in place.
 
 use kvorum_base::{Bug, ConnId, MoveId, NodeId, Slot};
+use kvorum_clients::transaction;
 use kvorum_kv::command::spec::Flags;
 use kvorum_kv::{CrossSlot, Refusal, Run, Spec};
 use kvorum_resp::{Args, ArgsBuf, InputLimits, Request};
@@ -26,6 +27,17 @@ pub(super) enum Passed {
     Yes,
     /// No primary is known: it waits, and so does what comes behind it.
     Wait,
+}
+
+/// Where a slot is that is not served here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Elsewhere {
+    /// This node is to be asked.
+    At(NodeId),
+    /// On its way, or nobody knows yet.
+    Unknown,
+    /// No shard has it.
+    Nowhere,
 }
 
 pub(crate) const INPUT_LIMITS: InputLimits = InputLimits {
@@ -103,7 +115,7 @@ impl Node {
     fn run_requests(&mut self, client: &mut Client, data: &mut &[u8]) {
         let mut scratch = std::mem::take(&mut self.scratch);
         loop {
-            if client.is_held {
+            if client.must_wait() {
                 client.connection.hold(data);
                 break;
             }
@@ -131,29 +143,50 @@ impl Node {
         }
         let spec = match kvorum_kv::find(args) {
             Ok(spec) => spec,
-            Err(refusal) => return self.refuse_request(client, seq, refusal.text()),
+            Err(refusal) => return self.refuse_unrun(client, seq, args, refusal.text()),
         };
         if !client.connection.is_authenticated() && !spec.flags.has(Flags::NO_AUTH) {
-            return self.refuse_request(client, seq, b"NOAUTH Authentication required.");
+            return self.refuse_unrun(client, seq, args, b"NOAUTH Authentication required.");
         }
         client.profile.last_command = spec.name;
-        if self.pass(client, seq, spec, args) == Passed::Wait {
-            if client.is_router {
-                return self.refuse_request(client, seq, links::NO_PRIMARY.as_bytes());
-            }
-            let now_tick = self.shared.now_tick;
-            client.is_held = true;
-            self.shared
-                .waiting
-                .push(Held::new(client.profile.conn, seq, spec, args, now_tick));
+        if client.connection.transaction().is_some() && !transaction::is_run_at_once(spec) {
+            return self.queue(client, seq, spec, args);
         }
+        if self.pass(client, seq, spec, args) == Passed::Wait {
+            self.hold(client, seq, spec, args);
+        }
+    }
+
+    /// Keeps a request until a primary is known; one of a router is refused.
+    pub(super) fn hold(
+        &mut self,
+        client: &mut Client,
+        seq: u32,
+        spec: &'static Spec,
+        args: Args<'_>,
+    ) {
+        if client.is_router {
+            return self.refuse_request(client, seq, links::NO_PRIMARY.as_bytes());
+        }
+        client.is_held = true;
+        let held = Held::new(client.profile.conn, seq, spec, args, self.shared.now_tick);
+        self.shared.waiting.push(held);
+    }
+
+    /// Refuses a request that is wrong, which a transaction being queued does not survive.
+    fn refuse_unrun(&mut self, client: &mut Client, seq: u32, args: Args<'_>, text: &[u8]) {
+        let Client {
+            connection,
+            watches,
+            ..
+        } = client;
+        let text = transaction::refused(connection, watches, args.get(0), text);
+        self.refuse_request(client, seq, &text);
     }
 
     pub(super) fn refuse_request(&mut self, client: &mut Client, seq: u32, text: &[u8]) {
         self.shared.table.errors += 1;
-        client
-            .connection
-            .reply(seq, |replies| replies.error_bytes(text));
+        client.reply(seq, |replies| replies.error_bytes(text));
     }
 
     /// Lets an admitted command through to whoever runs it.
@@ -169,6 +202,9 @@ impl Node {
                 client.connection.reply(seq, |replies| run(args, replies));
                 Passed::Yes
             }
+            Run::Node(command) if command.is_of_transactions() => {
+                self.transact(client, seq, command, args)
+            }
             Run::Node(command) => {
                 local::run(self, client, seq, command, args);
                 Passed::Yes
@@ -178,7 +214,7 @@ impl Node {
         }
     }
 
-    fn pass_to_group(
+    pub(super) fn pass_to_group(
         &mut self,
         client: &mut Client,
         seq: u32,
@@ -250,7 +286,7 @@ impl Node {
             };
         }
         if spec.is_write()
-            && let Some(text) = self.write_refusal(at, spec)
+            && let Some(text) = self.write_refusal(at, kvorum_kv::needs_memory(spec, args))
         {
             self.refuse_request(client, seq, text.as_bytes());
             return Passed::Yes;
@@ -276,6 +312,18 @@ impl Node {
 
     /// No group here serves the slot: it is on its way, or elsewhere.
     fn pass_elsewhere(&mut self, client: &mut Client, seq: u32, slot: Slot) -> Passed {
+        match self.elsewhere(slot) {
+            Elsewhere::At(node) => self.redirect(client, seq, slot, node),
+            Elsewhere::Unknown => Passed::Wait,
+            Elsewhere::Nowhere => {
+                self.refuse_request(client, seq, b"CLUSTERDOWN Hash slot not served");
+                Passed::Yes
+            }
+        }
+    }
+
+    /// Where a slot is that no group here serves.
+    pub(super) fn elsewhere(&self, slot: Slot) -> Elsewhere {
         let states = self.groups.iter().filter_map(|group| group.state.as_ref());
         let newest = states
             .filter_map(|state| state.moves.whereabouts(slot))
@@ -293,16 +341,10 @@ impl Node {
             }
             None => match self.shard_elsewhere(slot) {
                 Some(group) => self.node_to_ask(group),
-                None => {
-                    self.refuse_request(client, seq, b"CLUSTERDOWN Hash slot not served");
-                    return Passed::Yes;
-                }
+                None => return Elsewhere::Nowhere,
             },
         };
-        match node {
-            Some(node) => self.redirect(client, seq, slot, node),
-            None => Passed::Wait,
-        }
+        node.map_or(Elsewhere::Unknown, Elsewhere::At)
     }
 
     fn redirect(&mut self, client: &mut Client, seq: u32, slot: Slot, primary: NodeId) -> Passed {
@@ -375,9 +417,7 @@ impl Node {
                 Ok(()) => client.wrote(*id, batches.added(reply_to)),
                 Err(refusal) => {
                     let text = refusal.text();
-                    client
-                        .connection
-                        .reply(reply_to.seq, |replies| replies.error_bytes(&text));
+                    client.reply(reply_to.seq, |replies| replies.error_bytes(&text));
                 }
             }
         });
@@ -386,7 +426,7 @@ impl Node {
     }
 
     /// Why writes are refused at the moment, if they are. None of these has been proposed.
-    pub(super) fn write_refusal(&self, at: usize, spec: &'static Spec) -> Option<&'static str> {
+    pub(super) fn write_refusal(&self, at: usize, needs_memory: bool) -> Option<&'static str> {
         let group = &self.groups[at];
         if !self.shared.log.writable() {
             return Some(
@@ -403,7 +443,7 @@ impl Node {
         if self.shared.log.pending_bytes() as u64 >= unsynced_bytes_max {
             return Some(DISK_BEHIND);
         }
-        if spec.flags.has(Flags::DENYOOM) && self.memory_is_full(group) {
+        if needs_memory && self.memory_is_full(group) {
             return Some("OOM command not allowed when used memory > 'maxmemory'.");
         }
         None
@@ -506,8 +546,8 @@ impl Node {
         }
     }
 
-    /// Goes on with what was kept behind held requests, where none is left.
-    fn resume(&mut self, conns: &[ConnId]) {
+    /// Goes on with what was kept behind held requests, where none is left, or behind a WATCH.
+    pub(crate) fn resume(&mut self, conns: &[ConnId]) {
         for conn in conns {
             if self.shared.waiting.holds(*conn) {
                 continue;

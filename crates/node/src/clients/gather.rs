@@ -216,7 +216,8 @@ impl Node {
         {
             return Passed::Wait;
         }
-        let refusal = |at: &usize| self.write_refusal(*at, spec);
+        let needs_memory = kvorum_kv::needs_memory(spec, args);
+        let refusal = |at: &usize| self.write_refusal(*at, needs_memory);
         if spec.is_write()
             && let Some(text) = led.iter().find_map(refusal)
         {

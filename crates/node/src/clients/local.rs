@@ -34,6 +34,7 @@ pub(crate) fn run(
         }
         Is::Reset => {
             client.is_readonly = false;
+            client.watches.forget();
             handshake::reset(client.parts(), seq, node.shared.config.password.as_deref());
         }
         Is::Readonly | Is::Readwrite => {
@@ -61,7 +62,7 @@ pub(crate) fn run(
 }
 
 /// Commands that change nothing but perhaps what a connection says of itself.
-fn answer(
+pub(super) fn answer(
     node: &Node,
     (profile, door): (&mut Profile, Door),
     command: NodeCommand,
@@ -99,7 +100,7 @@ fn answer(
         Is::ConfigGet => config_command::get(config, args, replies),
         Is::ConfigSet => config_command::set(config, args, replies),
         // Counters only grow, so that rates can be computed from them.
-        Is::ConfigResetstat => replies.ok(),
+        Is::ConfigResetstat | Is::Unwatch => replies.ok(),
         Is::Time => time(node, replies),
         Is::ClusterShards
         | Is::ClusterInfo
@@ -123,7 +124,11 @@ fn answer(
         | Is::ClusterSlots
         | Is::ClusterNodes
         | Is::ClusterFailover
-        | Is::Link => unreachable!("{command:?} is run with its client"),
+        | Is::Link
+        | Is::Multi
+        | Is::Exec
+        | Is::Discard
+        | Is::Watch => unreachable!("{command:?} is run with its client"),
     }
 }
 

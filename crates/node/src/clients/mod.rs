@@ -3,6 +3,7 @@
 //! - [`connections`]: one entry a connection, and the table of them;
 //! - [`gate`]: the door: known? allowed? whose? then to a group, to another node, or to wait;
 //! - [`gather`]: commands that concern every group led here;
+//! - [`transactions`]: MULTI, WATCH and EXEC;
 //! - [`waiting`]: requests that wait for a primary;
 //! - [`links`]: the connections of routers, and requests about slots instead of keys;
 //! - [`local`]: commands that the node answers by itself;
@@ -17,4 +18,5 @@ pub(crate) mod gather;
 pub(crate) mod info;
 pub(crate) mod links;
 pub(crate) mod local;
+pub(crate) mod transactions;
 pub(crate) mod waiting;

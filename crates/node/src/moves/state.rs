@@ -297,6 +297,10 @@ impl Moves {
             keyspace.advance_clock(whole.clock);
         }
         for slot in into.slots.iter() {
+            #[cfg(feature = "planted")]
+            if planted.has(Bug::VersionsNotMoved) {
+                keyspace.recount_versions(slot);
+            }
             keyspace.set_served(slot, true);
             self.given.remove(&slot);
         }

@@ -6,7 +6,8 @@
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{Prng, Slot, SlotSet};
 use kvorum_kv::{
-    Keyspace, Run, apply, find, keys_of, narrow_sweep, read, resolve, slot_of_keys, swept_slots,
+    Delta, Keyspace, Run, apply, find, keys_of, narrow_sweep, read, resolve, slot_of_keys,
+    swept_slots,
 };
 use kvorum_resp::{Args, ArgsBuf, Connection, Replies, Version};
 
@@ -28,6 +29,8 @@ pub(crate) struct Cluster {
     shards: Vec<Keyspace>,
     /// Slots on their way, with where they go: nobody serves them.
     pub(crate) moving: Vec<(SlotSet, usize)>,
+    /// How many reads each node has answered at its port for replicas.
+    pub(crate) replica_reads: Vec<u64>,
     /// Of a thousand requests, so many are refused for no reason, and so many writes end in -UNKNOWN.
     pub(crate) whims: u64,
 }
@@ -58,6 +61,7 @@ impl Cluster {
             truth,
             shards: (0..shards).map(|_| Keyspace::new([7; 16])).collect(),
             moving: Vec::new(),
+            replica_reads: vec![0; nodes],
             whims: 0,
         }
     }
@@ -95,16 +99,7 @@ impl Cluster {
             if from == to {
                 continue;
             }
-            let keys = self.shards[from].keys_in_slot(slot, usize::MAX);
-            let keys: Vec<Vec<u8>> = keys.into_iter().map(<[u8]>::to_vec).collect();
-            for key in keys {
-                let value = self.value(from, &key).expect("a key of the slot");
-                run(
-                    &mut self.shards[to],
-                    request(&[b"SET", &key, &value]).as_args(),
-                );
-                run(&mut self.shards[from], request(&[b"DEL", &key]).as_args());
-            }
+            self.hand_over(slot, from, to);
             self.truth.owner[usize::from(slot.get())] = to;
             // Who gave it away knows to whom, and who has it knows that.
             for shard in [from, to] {
@@ -114,6 +109,22 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// A slot with all that is in it, versions too, goes to another shard.
+    fn hand_over(&mut self, slot: Slot, from: usize, to: usize) {
+        let slots = SlotSet::of_runs([(slot.get(), slot.get())]);
+        let mut all = Delta::new(None, self.shards[from].freeze(&slots));
+        let target = &mut self.shards[to];
+        target.set_served(slot, false);
+        target.drop_slot(slot);
+        while let Some(change) = all.next_change() {
+            assert!(target.stage(change), "what another shard held");
+        }
+        target.set_served(slot, true);
+        let source = &mut self.shards[from];
+        source.set_served(slot, false);
+        source.drop_slot(slot);
     }
 
     fn value(&self, shard: usize, key: &[u8]) -> Option<Vec<u8>> {
@@ -140,7 +151,7 @@ impl Cluster {
     /// A node answers one request of a link.
     pub(crate) fn serve(
         &mut self,
-        node: usize,
+        (node, is_replica): (usize, bool),
         connection: &mut Connection,
         seq: u32,
         args: Args<'_>,
@@ -164,7 +175,9 @@ impl Cluster {
                 connection.reply(seq, |replies| self.map(node, replies));
             }
             _ => {
-                connection.reply(seq, |replies| self.data(node, args, replies, prng));
+                connection.reply(seq, |replies| {
+                    self.data((node, is_replica), args, replies, prng);
+                });
             }
         }
     }
@@ -182,16 +195,27 @@ impl Cluster {
         replies.array(ranges.len());
         for (first, last, shard) in ranges {
             let primary = view.primary[shard].unwrap_or(node);
-            replies.array(3);
+            let replicas = (0..self.nodes()).filter(|node| *node != primary);
+            replies.array(3 + replicas.clone().count());
             replies.integer(first as i64);
             replies.integer(last as i64);
-            replies.array(2);
-            replies.bulk(format!("node-{primary}").as_bytes());
-            replies.integer(7000);
+            let mut endpoint = |node: usize, port: i64| {
+                replies.array(2);
+                replies.bulk(format!("node-{node}").as_bytes());
+                replies.integer(port);
+            };
+            endpoint(primary, 7000);
+            replicas.for_each(|node| endpoint(node, 7050));
         }
     }
 
-    fn data(&mut self, node: usize, args: Args<'_>, replies: &mut Replies<'_>, prng: &mut Prng) {
+    fn data(
+        &mut self,
+        (node, is_replica): (usize, bool),
+        args: Args<'_>,
+        replies: &mut Replies<'_>,
+        prng: &mut Prng,
+    ) {
         let spec = find(args).expect("only what the table knows is sent to nodes");
         let swept = swept_slots(spec, args).map(|slots| slots.expect("right runs"));
         let slot = match &swept {
@@ -202,9 +226,15 @@ impl Cluster {
         };
         let at = usize::from(slot.get());
         let shard = self.truth.owner[at];
-        if self.truth.primary[shard] != Some(node) {
+        // All others have replicas of all shards, which ask the primary.
+        let primary = self.truth.primary[shard];
+        let may_read = is_replica && primary.is_some() && !spec.is_write();
+        if may_read {
+            self.replica_reads[node] += 1;
+        } else if primary != Some(node) || is_replica {
             let view = &self.views[node];
-            return match view.primary[view.owner[at]].filter(|to| *to != node) {
+            let to = view.primary[view.owner[at]];
+            return match to.filter(|to| *to != node || is_replica) {
                 Some(to) => replies.error(&format!("MOVED {slot} {}", address(to))),
                 None => replies.error(NO_PRIMARY),
             };

@@ -4,6 +4,9 @@
 //! Each write appends a token of its own, so the final values say what was executed, how often and in which
 //! order. A token that was acknowledged is there once, where the reply said; one that was refused is not; one
 //! that is unknown is there at most once.
+//!
+//! A transaction appends its token to two keys of one slot: both have it or neither has, in the same order.
+//! One that watched a key, read it and was run comes right behind what it had read.
 
 use std::collections::BTreeSet;
 
@@ -21,10 +24,29 @@ const FIXED: u64 = 40;
 /// What a client asked for.
 #[derive(Clone, Debug)]
 enum Asked {
-    Append { key: String, token: String },
-    Get { key: String },
-    MultiSet { keys: Vec<String>, value: String },
-    MultiGet { keys: Vec<String> },
+    Append {
+        key: String,
+        token: String,
+    },
+    Get {
+        key: String,
+    },
+    Watch,
+    Multi,
+    Queued,
+    /// Appends to the key and its twin. If it is guarded, WATCH and GET of the key stand before its MULTI.
+    Exec {
+        key: String,
+        token: String,
+        guarded: bool,
+    },
+    MultiSet {
+        keys: Vec<String>,
+        value: String,
+    },
+    MultiGet {
+        keys: Vec<String>,
+    },
     Walk,
     Count,
     Ping,
@@ -72,6 +94,10 @@ impl Storm {
                 // Over the links of the other version.
                 let unanswered = words(&["CLIENT", "REPLY", "SKIP"]);
                 world.send(conn, &[unanswered, words(&["HELLO", "3"])]);
+            }
+            if index < 3 {
+                let unanswered = words(&["CLIENT", "REPLY", "SKIP"]);
+                world.send(conn, &[unanswered, words(&["READONLY"])]);
             }
             askers.push(Asker {
                 conn,
@@ -137,11 +163,41 @@ impl Storm {
             self.world.prng.below(4)
         };
         for _ in 0..=more {
+            if !is_walker && self.world.prng.chance(1, 8) {
+                requests.extend(self.transaction(at));
+                continue;
+            }
             let asked = self.draw(at);
             requests.push(self.request(at, &asked));
             self.askers[at].asked.push(asked);
         }
         self.world.send(conn, &requests);
+    }
+
+    /// The requests of a transaction, in one piece.
+    fn transaction(&mut self, at: usize) -> Vec<Vec<String>> {
+        let (key, token) = (self.key(), self.token());
+        let twin = twin_of(&key);
+        let guarded = self.world.prng.chance(2, 3);
+        let mut requests = Vec::new();
+        let asked = &mut self.askers[at].asked;
+        if guarded {
+            requests.extend([words(&["WATCH", &key]), words(&["GET", &key])]);
+            asked.extend([Asked::Watch, Asked::Get { key: key.clone() }]);
+        }
+        requests.extend([
+            words(&["MULTI"]),
+            words(&["APPEND", &key, &token]),
+            words(&["APPEND", &twin, &token]),
+            words(&["EXEC"]),
+        ]);
+        asked.extend([Asked::Multi, Asked::Queued, Asked::Queued]);
+        asked.push(Asked::Exec {
+            key,
+            token,
+            guarded,
+        });
+        requests
     }
 
     fn draw(&mut self, at: usize) -> Asked {
@@ -198,6 +254,9 @@ impl Storm {
             }
             Asked::Count => words(&["DBSIZE"]),
             Asked::Ping => words(&["PING"]),
+            Asked::Watch | Asked::Multi | Asked::Queued | Asked::Exec { .. } => {
+                unreachable!("a transaction is drawn as a whole")
+            }
         }
     }
 
@@ -319,6 +378,7 @@ impl Storm {
             .chunks(TOKEN_BYTES)
             .map(|token| std::str::from_utf8(token).expect("text"))
             .collect();
+        self.judge_twin(key, &tokens)?;
         let unique: BTreeSet<&str> = tokens.iter().copied().collect();
         ensure!(
             unique.len() == tokens.len(),
@@ -326,8 +386,25 @@ impl Storm {
         );
         for (at, asker) in self.askers.iter().enumerate() {
             let mut done_before: Vec<usize> = Vec::new();
-            for (asked, reply) in asker.asked.iter().zip(self.world.replies(asker.conn)) {
+            let replies = self.world.replies(asker.conn);
+            for (number, (asked, reply)) in asker.asked.iter().zip(replies).enumerate() {
                 match asked {
+                    Asked::Exec {
+                        key: of,
+                        token,
+                        guarded,
+                    } if of == key => {
+                        let before = &replies[number.saturating_sub(5)..number];
+                        let before = guarded.then_some(before);
+                        let place = judge_exec(key, &tokens, token, reply, before)?;
+                        if let Some(place) = place {
+                            ensure!(
+                                done_before.last().is_none_or(|last| *last < place),
+                                "{key}: client {at}'s {token} has overtaken"
+                            );
+                            done_before.push(place);
+                        }
+                    }
                     Asked::Append { key: of, token } if of == key => {
                         let place = tokens.iter().position(|other| other == token);
                         match (reply, place) {
@@ -372,6 +449,27 @@ impl Storm {
         Ok(())
     }
 
+    /// The twin of a key has the tokens of the transactions on it, in their order, and no other.
+    fn judge_twin(&self, key: &str, tokens: &[&str]) -> Verdict {
+        let value = self.world.cluster.final_value(&twin_of(key));
+        let twin = String::from_utf8(value.unwrap_or_default()).expect("text");
+        let asked = self.askers.iter().flat_map(|asker| &asker.asked);
+        let of_transactions: BTreeSet<&str> = asked
+            .filter_map(|asked| match asked {
+                Asked::Exec { token, .. } => Some(token.as_str()),
+                _ => None,
+            })
+            .collect();
+        let both: String = (tokens.iter().copied())
+            .filter(|token| of_transactions.contains(token))
+            .collect();
+        ensure!(
+            twin == both,
+            "{key}: {both:?} is in it, {twin:?} in its twin"
+        );
+        Ok(())
+    }
+
     fn judge_splits(&self) -> Verdict {
         for asker in &self.askers {
             for (asked, reply) in asker.asked.iter().zip(self.world.replies(asker.conn)) {
@@ -412,6 +510,54 @@ impl Storm {
     }
 }
 
+/// A key of the same slot.
+fn twin_of(key: &str) -> String {
+    format!("{{{key}}}twin")
+}
+
+/// Judges what a transaction was told, with the replies before it if it was guarded. Gives its token's place
+/// if it was acknowledged.
+fn judge_exec(
+    key: &str,
+    tokens: &[&str],
+    token: &str,
+    reply: &Reply,
+    before: Option<&[Reply]>,
+) -> Result<Option<usize>, String> {
+    let place = tokens.iter().position(|other| *other == token);
+    match (reply, place) {
+        (Reply::Array(lens), Some(place)) => {
+            let is_told = lens.first() == Some(&Reply::Integer(((place + 1) * TOKEN_BYTES) as i64));
+            ensure!(
+                is_told && lens.len() == 2,
+                "{key}: {token} was told {lens:?} and is at {place}"
+            );
+            if let Some([Reply::Simple(_), Reply::Bulk(read), ..]) = before {
+                let read = read.as_ref().map_or(0, Vec::len);
+                ensure!(
+                    read == place * TOKEN_BYTES,
+                    "{key}: {token} is at {place}, an update behind the {read} bytes read is lost"
+                );
+            }
+            Ok(Some(place))
+        }
+        (Reply::Array(_), None) => Err(format!("{key}: {token} was acknowledged and is lost")),
+        (Reply::Error(text), _) if text.starts_with("UNKNOWN") => Ok(None),
+        (Reply::Error(text), place) => {
+            ensure!(place.is_none(), "{key}: {token} happened: {text}");
+            Ok(None)
+        }
+        (Reply::Bulk(None), place) => {
+            ensure!(
+                place.is_none() && before.is_some(),
+                "{key}: {token} happened, or was not guarded"
+            );
+            Ok(None)
+        }
+        (other, _) => Err(format!("{key}: {token} was told {other:?}")),
+    }
+}
+
 /// A read sees a beginning of the final value, with everything that its client was told was done before.
 fn judge_read(key: &str, reply: &Reply, value: &[u8], done_before: &[usize]) -> Verdict {
     let read = match reply {
@@ -446,7 +592,7 @@ fn storms_keep_every_promise() {
 #[test]
 fn storms_let_enough_through() {
     let mut storm = Storm::new(1000, Planted::default());
-    for _ in 0..60_000 {
+    for _ in 0..200_000 {
         match storm.world.prng.below(200) {
             0..24 => storm.ask(),
             24 => storm.trouble(),
@@ -462,6 +608,20 @@ fn storms_let_enough_through() {
     assert!(counters.unknown > 0, "{counters:?}");
     assert!(counters.links_broken > 10, "{counters:?}");
     assert!(counters.splits > 100, "{counters:?}");
+    assert!(counters.at_replicas > 100, "{counters:?}");
+    let told = |wanted: fn(&Reply) -> bool| {
+        let all = storm.askers.iter().flat_map(|asker| {
+            let replies = storm.world.replies(asker.conn);
+            asker.asked.iter().zip(replies)
+        });
+        all.filter(|(asked, reply)| matches!(asked, Asked::Exec { .. }) && wanted(reply))
+            .count()
+    };
+    let (run, not_run) = (
+        told(|reply| matches!(reply, Reply::Array(_))),
+        told(|reply| *reply == Reply::Bulk(None)),
+    );
+    assert!(run > 50 && not_run > 20, "{run} were run, {not_run} not");
     assert!(
         storm.walks() > 5,
         "{} walks came to their end",

@@ -4,4 +4,5 @@ mod cluster;
 mod histories;
 mod planted;
 mod scenes;
+mod transactions;
 mod world;

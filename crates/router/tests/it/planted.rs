@@ -31,3 +31,12 @@ fn planted_a_moving_slot_that_is_missed_is_found() {
     let found = (1..=60).any(|seed| flush_while_slots_move(seed, bug).is_err());
     assert!(found, "nobody noticed");
 }
+
+#[test]
+fn planted_a_watch_that_is_forgotten_is_found() {
+    let found = (1..=60).any(|seed| {
+        storm(seed, 6000, Planted::with(Bug::WatchForgotten))
+            .is_err_and(|text| text.contains("is lost"))
+    });
+    assert!(found, "nobody noticed");
+}

@@ -7,19 +7,19 @@ use kvorum_router::planted::Planted;
 
 use crate::world::{DEADLINE_TICKS, Reply, World};
 
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
 /// Sends one request and runs the world until it is answered.
-fn ask(world: &mut World, conn: ConnId, text: &str) -> Reply {
+pub(crate) fn ask(world: &mut World, conn: ConnId, text: &str) -> Reply {
     let before = world.replies(conn).len();
     world.send(conn, &[words(text)]);
     run_until(world, |world| world.replies(conn).len() > before);
     world.replies(conn)[before].clone()
 }
 
-fn run_until(world: &mut World, is_done: impl Fn(&World) -> bool) {
+pub(crate) fn run_until(world: &mut World, is_done: impl Fn(&World) -> bool) {
     for _ in 0..4 * DEADLINE_TICKS {
         for _ in 0..20 {
             world.network();
@@ -32,11 +32,11 @@ fn run_until(world: &mut World, is_done: impl Fn(&World) -> bool) {
     panic!("it did not come to that: {:?}", world.notes);
 }
 
-fn ok() -> Reply {
+pub(crate) fn ok() -> Reply {
     Reply::Simple("OK".to_owned())
 }
 
-fn bulk(text: &str) -> Reply {
+pub(crate) fn bulk(text: &str) -> Reply {
     Reply::Bulk(Some(text.as_bytes().to_vec()))
 }
 
@@ -350,10 +350,47 @@ fn what_is_sent_through_a_session_happens_once_over_broken_links() {
 }
 
 #[test]
+fn reads_are_spread_over_replicas_where_a_client_wants_that() {
+    let mut world = World::new(15, 4, 1);
+    let conn = world.open(0);
+    assert_eq!(ask(&mut world, conn, "SET k v"), ok());
+    assert_eq!(ask(&mut world, conn, "READONLY"), ok());
+    let read = |world: &mut World, times: u64| {
+        world.cluster.replica_reads.fill(0);
+        for _ in 0..times {
+            assert_eq!(ask(world, conn, "GET k"), bulk("v"));
+        }
+        world.cluster.replica_reads.clone()
+    };
+    // Until there are links to the replicas the primary answers.
+    read(&mut world, 100);
+    assert_eq!(read(&mut world, 300), [0, 100, 100, 100]);
+    // Writes and watches go to the primary.
+    for text in ["SET k v", "WATCH k", "UNWATCH"] {
+        assert_eq!(ask(&mut world, conn, text), ok());
+    }
+    assert_eq!(world.cluster.replica_reads, [0, 100, 100, 100]);
+    // One that says nothing: what is there goes to the primary, and what comes later to the others.
+    world.silent[2] = true;
+    read(&mut world, 20);
+    assert_eq!(read(&mut world, 20), [0, 10, 0, 10]);
+    for node in 1..4 {
+        world.down[node] = true;
+        world.break_links(Some(node));
+    }
+    assert_eq!(read(&mut world, 20), [0, 0, 0, 0]);
+    assert_eq!(ask(&mut world, conn, "READWRITE"), ok());
+    world.silent.fill(false);
+    world.down.fill(false);
+    read(&mut world, 20);
+    assert_eq!(read(&mut world, 20), [0, 0, 0, 0]);
+}
+
+#[test]
 fn what_only_a_cluster_knows_is_refused_as_by_a_redis_alone() {
     let mut world = World::new(8, 3, 3);
     let conn = world.open(0);
-    for text in ["CLUSTER SLOTS", "READONLY", "CLUSTER NODES"] {
+    for text in ["CLUSTER SLOTS", "CLUSTER NODES"] {
         let refused = "ERR This instance has cluster support disabled".to_owned();
         assert_eq!(ask(&mut world, conn, text), Reply::Error(refused));
     }
@@ -366,7 +403,6 @@ fn what_only_a_cluster_knows_is_refused_as_by_a_redis_alone() {
         Reply::Error(_)
     ));
     assert_eq!(ask(&mut world, conn, "SELECT 0"), ok());
-    assert!(matches!(ask(&mut world, conn, "MULTI"), Reply::Error(_)));
     let Reply::Bulk(Some(info)) = ask(&mut world, conn, "INFO cluster") else {
         panic!("no INFO");
     };

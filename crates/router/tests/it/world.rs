@@ -16,6 +16,8 @@ pub(crate) const DEADLINE_TICKS: u64 = 300;
 /// One link as the network sees it.
 struct NetLink {
     node: usize,
+    /// To its port for replicas.
+    is_replica: bool,
     /// The node's side.
     connection: Connection,
     /// On its way to the node.
@@ -48,7 +50,7 @@ pub(crate) struct World {
     links: BTreeMap<LinkId, NetLink>,
     /// Links whose router side is gone and whose node side still reads.
     orphans: Vec<NetLink>,
-    dialled: Vec<(LinkId, usize)>,
+    dialled: Vec<(LinkId, usize, bool)>,
     /// Nodes that take no connections.
     pub(crate) down: Vec<bool>,
     /// Nodes that neither read nor write.
@@ -155,13 +157,14 @@ impl World {
             }
             Effect::Pause(_) | Effect::Resume(_) => {}
             Effect::Dial { link, address } => {
-                let node = address.trim_start_matches("node-");
-                let node = node.trim_end_matches(":7000").parse().expect("a node");
-                self.dialled.push((link, node));
+                let (node, port) = address.split_once(':').expect("a port");
+                let node = node.trim_start_matches("node-");
+                let node = node.parse().expect("a node");
+                self.dialled.push((link, node, port == "7050"));
             }
             Effect::LinkOutput(link) => self.take_output(link),
             Effect::HangUp(link) => {
-                self.dialled.retain(|(dialled, _)| *dialled != link);
+                self.dialled.retain(|(dialled, ..)| *dialled != link);
                 if let Some(net) = self.links.remove(&link) {
                     self.orphans.push(net);
                 }
@@ -223,13 +226,14 @@ impl World {
             return;
         }
         let at = self.prng.below(self.dialled.len() as u64) as usize;
-        let (link, node) = self.dialled.remove(at);
+        let (link, node, is_replica) = self.dialled.remove(at);
         if self.down[node] {
             let reason = "connection refused";
             return self.step(Event::LinkDown { link, reason });
         }
         let net = NetLink {
             node,
+            is_replica,
             connection: Connection::new(),
             to_node: VecDeque::new(),
             blocked: false,
@@ -333,7 +337,8 @@ fn read_some(net: &mut NetLink, cluster: &mut Cluster, prng: &mut Prng) {
         let Some(request) = request else { return };
         net.connection.set_authenticated(true);
         let (seq, args) = (request.seq, ArgsBuf::from(request.args));
-        cluster.serve(net.node, &mut net.connection, seq, args.as_args(), prng);
+        let at = (net.node, net.is_replica);
+        cluster.serve(at, &mut net.connection, seq, args.as_args(), prng);
     }
 }
 
@@ -348,6 +353,7 @@ fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
         b':' => (Reply::Integer(line.parse().expect("a number")), body),
         b'$' if line == "-1" => (Reply::Bulk(None), body),
         b'_' => (Reply::Bulk(None), body),
+        b'*' if line == "-1" => (Reply::Bulk(None), body),
         b'$' => {
             let len: usize = line.parse().expect("a length");
             let value = bytes.get(body..body + len)?.to_vec();

@@ -33,6 +33,9 @@ const COUNTED: &[Figure<Counters>] = &[
         "Requests and parts of them sent to nodes.",
         |counters| counters.sent,
     ),
+    ("at_replicas", "Of those, sent to replicas.", |counters| {
+        counters.at_replicas
+    }),
     ("redirects", "Redirects followed.", |counters| {
         counters.redirects
     }),

@@ -46,6 +46,8 @@ pub enum Input {
     IncrBy(i64),
     /// APPEND; the labs' append returns OK instead of the length.
     Append(Value),
+    /// The same behind a WATCH and a GET: only if the key still holds what that returned.
+    AppendTo(Option<Value>, Value),
     /// PEXPIRE without conditions.
     Expire(Duration),
     /// PERSIST.
@@ -154,7 +156,11 @@ impl Model for Strings {
         let (may_live, may_be_gone) = fate(state, operation);
         // The first choice is pushed last.
         for (possible, before) in [(may_be_gone, &ABSENT), (may_live, state)] {
-            if possible {
+            let fits = match &operation.input {
+                Input::AppendTo(read, _) => before.value == *read,
+                _ => true,
+            };
+            if possible && fits {
                 let (after, output) = self.apply(before, operation);
                 if expected.is_none_or(|expected| agrees(&operation.input, expected, &output)) {
                     next.push(after);
@@ -215,7 +221,7 @@ impl Model for Strings {
                     ttl: Ttl::None,
                     ..
                 } => starts.push(&value[..]),
-                Input::Append(piece) => pieces.push(&piece[..]),
+                Input::Append(piece) | Input::AppendTo(_, piece) => pieces.push(&piece[..]),
                 _ if self.is_read(other) => {}
                 // Too many ways to follow up.
                 _ => return true,
@@ -298,7 +304,7 @@ impl Strings {
                     None => (same(), Output::NotAnInteger),
                 }
             }
-            Input::Append(more) => {
+            Input::Append(more) | Input::AppendTo(_, more) => {
                 let whole = [bytes, more].concat();
                 let len = whole.len() as i64;
                 (with(whole), Output::Int(len))

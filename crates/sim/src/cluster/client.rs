@@ -311,6 +311,12 @@ impl Client {
         connection
     }
 
+    /// Whether the next request goes over the connection that the last one went over.
+    pub fn is_connected(&self) -> bool {
+        let connection = self.connection.borrow();
+        (connection.as_ref()).is_some_and(|connection| !connection.is_broken.get())
+    }
+
     /// Closes the connection, if there is one.
     pub fn disconnect(&self) {
         if let Some(connection) = self.connection.borrow_mut().take() {

@@ -94,6 +94,10 @@ marks! {
     Carries = "carries",
     /// A pipeline mixed reads and writes of one key.
     MixedPipelines = "mixed pipelines",
+    /// A transaction was carried out.
+    Transactions = "transactions carried out",
+    /// A transaction found a watched key changed.
+    WatchesBroken = "transactions behind a change",
     /// The target of a move has its slots.
     MovesReceived = "moves received",
     /// The target of a move refused it.

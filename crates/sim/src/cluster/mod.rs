@@ -22,6 +22,7 @@ pub mod options;
 pub mod reply;
 pub mod scenario;
 pub mod schedule;
+mod transactions;
 pub mod workload;
 
 use std::cell::{Cell, RefCell};

@@ -1,9 +1,9 @@
 //! What clients ask for.
 //!
-//! Every activity is there for a checker: shared keys for linearizability, keys that are written once
-//! for durability, counters through sessions for exactly-once, keys of one client for the order in a
-//! pipeline, keys with a time to live for expiry. Refused requests are tried again, as every client
-//! does; those with an unknown outcome never are, except through a session.
+//! Every activity is there for a checker: shared keys for linearizability, keys that are written once for
+//! durability, counters through sessions for exactly-once, keys of one client for the order in a pipeline,
+//! keys with a time to live for expiry; transactions are in [`super::transactions`]. Refused requests are
+//! tried again, as every client does; those with an unknown outcome never are, except through a session.
 //!
 //! Shared keys change their names every few seconds, so that no key's history grows until the search
 //! for an order gives up; all are read again at the end.
@@ -42,8 +42,8 @@ struct Session {
     key: String,
 }
 
-struct Worker {
-    client: Client,
+pub(super) struct Worker {
+    pub(super) client: Client,
     /// Numbers everything that must be unique.
     made: u64,
     session: Option<Session>,
@@ -65,7 +65,7 @@ pub fn start(cluster: &Rc<Cluster>) -> Vec<Joining<()>> {
         .collect()
 }
 
-fn request(words: &[&str]) -> Request {
+pub(super) fn request(words: &[&str]) -> Request {
     words.iter().map(|word| word.as_bytes().to_vec()).collect()
 }
 
@@ -97,12 +97,13 @@ impl Worker {
                     let call = self.shared();
                     self.try_calls(vec![call]).await;
                 }
-                30..45 => {
+                30..41 => {
                     let count = 2 + self.client.below(5);
                     let calls = (0..count).map(|_| self.shared()).collect();
                     self.try_calls(calls).await;
                 }
-                45..57 => self.pipeline().await,
+                41..46 => self.transaction().await,
+                46..57 => self.pipeline().await,
                 57..67 => self.once().await,
                 67..79 => self.ledger().await,
                 79..89 => {
@@ -123,13 +124,13 @@ impl Worker {
     }
 
     /// A value that nobody else writes.
-    fn unique(&mut self) -> String {
+    pub(super) fn unique(&mut self) -> String {
         self.made += 1;
         format!("c{}-{}", self.client.number, self.made)
     }
 
     /// The present name of one of `count` shared keys, or an older one now and then.
-    fn key(&self, kind: &str, count: u64) -> String {
+    pub(super) fn key(&self, kind: &str, count: u64) -> String {
         let seconds = self.client.cluster.world.now().as_millis() / 1000;
         let mut age = seconds / KEY_LIFE_SECONDS;
         if self.client.chance(30) {

@@ -153,6 +153,23 @@ fn a_refused_write_did_not_happen() {
 }
 
 #[test]
+fn a_guarded_append_comes_right_behind_what_was_read() {
+    let append = |read: Option<&str>| Input::AppendTo(read.map(value), value("b"));
+    let first = done(0, 1, set("a"), Output::Ok);
+    let guarded = |read| done(6, 7, append(read), Output::Int(2));
+    good(&[first.clone(), guarded(Some("a"))]);
+    bad(&[first.clone(), guarded(None)]);
+    // As long as what was read, but another value: the update between them would be lost.
+    let between = done(2, 3, set("x"), Output::Ok);
+    bad(&[first.clone(), between.clone(), guarded(Some("a"))]);
+    good(&[first.clone(), between, guarded(Some("x"))]);
+    // One that is unknown may have been carried out, but only there.
+    let read = |text| done(8, 9, Input::Get, got(text));
+    good(&[first.clone(), unknown(2, append(Some("a"))), read("ab")]);
+    bad(&[first, unknown(2, append(None)), read("ab")]);
+}
+
+#[test]
 fn each_command_returns_what_it_must() {
     let conditional = |text: &str, exists| Input::Set {
         value: value(text),

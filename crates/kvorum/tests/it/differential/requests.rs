@@ -24,7 +24,7 @@ pub(super) const KEYS: &[&[u8]] = &[
     b"{}x",
     b"b{a",
 ];
-const KEYS_OF_ONE_SLOT: usize = 6;
+pub(super) const KEYS_OF_ONE_SLOT: usize = 6;
 pub(super) const SUM_KEYS: &[&[u8]] = &[b"{a}sum1", b"{a}sum2"];
 
 const VALUES: &[&[u8]] = &[

@@ -55,6 +55,7 @@ impl<'a> Run<'a> {
                 7..=12 => self.raw(),
                 13..=14 => self.without_replies(),
                 15 => self.moments(),
+                17..=19 => self.transactions(),
                 16 => self.links = self.servers.ports.map(Link::connect),
                 _ => self.batch(),
             }
@@ -127,6 +128,25 @@ impl<'a> Run<'a> {
         bytes.extend(encoded(&["CLIENT", "REPLY", "ON"]));
         self.links = self.servers.ports.map(Link::connect);
         self.send_and_compare(b"(replies off)", &bytes);
+    }
+
+    /// Transactions of every kind, one after the other on one connection.
+    fn transactions(&mut self) {
+        let mut bytes = Vec::new();
+        if self.maker.prng.chance(1, 3) {
+            bytes.extend(encoded(&["CLIENT", "REPLY", "SKIP"]));
+            bytes.extend(encoded(&["HELLO", "3"]));
+        }
+        for _ in 0..self.maker.prng.range(1, 12) {
+            for request in self.maker.transaction() {
+                bytes.extend(encoded(&request));
+                self.sent += 1;
+            }
+        }
+        // What is still being queued would take in the mark.
+        bytes.extend(encoded(&["RESET"]));
+        self.links = self.servers.ports.map(Link::connect);
+        self.send_and_compare(b"(transactions)", &bytes);
     }
 
     /// Bytes of any kind on connections of their own.

@@ -139,6 +139,7 @@ fn lists(links: &mut [Link; 2], kvorum: &BTreeMap<String, Value>, found: &mut Ve
         "slow",
         "dangerous",
         "connection",
+        "transaction",
         "FAST",
     ];
     let patterns = ["*", "get*", "GET*", "c*|*", "*set", "[de]*", "client|*"];
