@@ -35,12 +35,13 @@ pub struct NewShard {
     pub wanted: u8,
 }
 
-/// A primary that has not heard a node for as long as makes one dead.
+/// A primary that has not heard a node for as long as makes one dead. Where most voters of a group are as
+/// silent nobody can speak for it as its primary, and the shard manager's own primary does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Witness {
     /// The group that it is primary of; one that has a replica on the silent node.
     pub group: GroupId,
-    /// The node that it is on.
+    /// The node that the one who speaks for it is on.
     pub node: NodeId,
 }
 

@@ -97,22 +97,15 @@ impl State {
         if node.health != Health::Alive {
             return Ok(Reply::Done);
         }
-        let sharing: BTreeSet<GroupId> = self
-            .shards
-            .iter()
-            .filter(|(group, shard)| {
-                let replica = shard.replica_on(id);
-                **group != MANAGER && replica.is_some_and(|replica| shard.is_voter(replica))
-            })
-            .map(|(group, _)| *group)
+        let sharing: BTreeSet<GroupId> = (self.shards.keys().copied())
+            .filter(|group| *group != MANAGER && self.has_voter_on(*group, id))
             .collect();
         let missing: BTreeSet<GroupId> = witnesses
             .iter()
             .filter(|witness| witness.node != id && sharing.contains(&witness.group))
             .filter(|witness| {
-                let shard = &self.shards[&witness.group];
-                let replica = shard.replica_on(witness.node);
-                replica.is_some_and(|replica| shard.is_voter(replica))
+                let mut shards = [witness.group, MANAGER].into_iter();
+                shards.any(|group| self.has_voter_on(group, witness.node))
             })
             .map(|witness| witness.group)
             .collect();
@@ -126,6 +119,14 @@ impl State {
         }
         self.set_health(id, Health::Dead);
         Ok(Reply::Done)
+    }
+
+    fn has_voter_on(&self, group: GroupId, node: NodeId) -> bool {
+        let shard = self.shards.get(&group);
+        shard.is_some_and(|shard| {
+            let replica = shard.replica_on(node);
+            replica.is_some_and(|replica| shard.is_voter(replica))
+        })
     }
 
     pub(crate) fn report_alive(&mut self, id: NodeId, directory: u64) -> Result<Reply, Refusal> {

@@ -318,6 +318,29 @@ fn one_partition_between_two_machines_is_no_death() {
 }
 
 #[test]
+fn where_nobody_can_speak_for_a_group_the_managers_primary_does() {
+    // The manager is on nodes 1 to 3, and the shards with a replica on node 3 are 1 to 3, on nodes 1 to 5.
+    let mut world = World::new(&plan(16384, 5, 5, 3));
+    world.settle();
+    let node = NodeId(3);
+    let spoken = |speaker: u64| {
+        let witness = |group| Witness {
+            group: GroupId(group),
+            node: NodeId(speaker),
+        };
+        Command::ReportDead {
+            node,
+            witnesses: vec![witness(1), witness(3)],
+        }
+    };
+    // Node 5 is in the third one alone.
+    let unproven = Refusal::Unproven { have: 1, need: 2 };
+    assert_eq!(world.apply(spoken(5)), Reply::Refused(unproven));
+    assert_eq!(world.apply(spoken(1)), Reply::Done);
+    assert_eq!(world.state.nodes()[&node].health, Health::Dead);
+}
+
+#[test]
 fn shards_come_are_filled_and_go_and_nobody_is_left_behind() {
     let mut world = World::new(&plan(16384, 4, 2, 3));
     world.settle();

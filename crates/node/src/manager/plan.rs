@@ -127,7 +127,8 @@ impl Node {
                     });
                 }
                 Health::Alive if silent >= config.node_dead_ticks => {
-                    let witnesses = self.witnesses(*id);
+                    let mut witnesses = self.witnesses(*id);
+                    witnesses.extend(self.speaks_for(cluster, *id, since));
                     commands.push(Command::ReportDead {
                         node: node_id,
                         witnesses,
@@ -137,6 +138,28 @@ impl Node {
             }
         }
         commands
+    }
+
+    /// The groups of a silent node for which this primary has to speak, since most of their voters are
+    /// silent. Else the nodes of a group that lives on nodes of its own would never be dead when all of
+    /// them are, and what waits for that group would be counted as work that gets on.
+    fn speaks_for(&self, cluster: &State, silent: NodeId, since: u64) -> Vec<Witness> {
+        let (now, config) = (self.shared.now_tick, &self.shared.config);
+        let is_silent = |node: NodeId| {
+            let ticks = self.shared.peers.silent_ticks(node, now).min(now - since);
+            node != config.node && ticks >= config.node_dead_ticks
+        };
+        let shards = cluster.shards().iter().filter(|(group, shard)| {
+            let silents = shard.voters().filter(|(_, node)| is_silent(*node)).count();
+            let is_there = shard.voters().any(|(_, node)| node == silent);
+            **group != MANAGER && is_there && silents * 2 > shard.voters().count()
+        });
+        let node = config.node;
+        let speaks = shards.map(|(group, _)| Witness {
+            group: *group,
+            node,
+        });
+        speaks.collect()
     }
 
     /// The primaries that have not heard a node for as long as makes one dead.

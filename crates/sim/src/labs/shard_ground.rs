@@ -25,9 +25,6 @@ use crate::cluster::options::{addresses_of, node_id};
 /// How many servers each group has, the controller's among them.
 pub const SERVERS: usize = 3;
 
-/// No node is given up, however long it is down: in the labs a group's servers stay its servers.
-const NODE_DEAD_TICKS: u64 = 1_000_000;
-
 /// The servers and what they begin with.
 #[derive(Clone, Debug)]
 pub struct Ground {
@@ -131,7 +128,6 @@ impl Ground {
         Config {
             groups: self.specs.clone(),
             founding: Some(Arc::clone(&self.plan)),
-            node_dead_ticks: NODE_DEAD_TICKS,
             ..config
         }
     }

@@ -35,6 +35,9 @@ const SETTLING_MAX: Duration = Duration::from_secs(20);
 /// How often the tester looks whether something has come to pass.
 const LOOK_EVERY: Duration = ms(20);
 
+/// Longer than any test.
+const NEVER_MS: u64 = 10_000_000;
+
 /// What a group's leaving means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leaving {
@@ -61,6 +64,8 @@ pub struct ShardSetup {
     pub log_bytes: Option<u64>,
     /// What a group's leaving means.
     pub leaving: Leaving,
+    /// After how many milliseconds a silent node is dead; in the labs none is, however long it is down.
+    pub node_dead_ms: Option<u64>,
 }
 
 struct Inner {
@@ -113,7 +118,12 @@ pub fn run_sharded(setup: ShardSetup, seed: u64, scenario: impl AsyncFnOnce(&Sha
     let (told, known) = (ground.clone(), Rc::clone(&remembered));
     let configure = Rc::new(move |config: Config| {
         let known = known.borrow().get(&config.node).cloned();
-        told.configure(Config { known, ..config })
+        let dead_ms = setup.node_dead_ms.unwrap_or(NEVER_MS);
+        told.configure(Config {
+            known,
+            node_dead_ticks: dead_ms / config.tick_ms,
+            ..config
+        })
     });
     run_configured(servers, seed, Some(configure), async move |kv| {
         let shards = ShardCluster::on(kv, setup, ground, remembered);

@@ -34,6 +34,7 @@ fn of_seed(seed: u64, reliable: bool, log_bytes: Option<u64>) -> ShardSetup {
             true => Leaving::Retires,
             false => Leaving::Stays,
         },
+        node_dead_ms: None,
     }
 }
 
@@ -473,6 +474,44 @@ fn lab_4b_challenge_2_partial() {
             let took = shards.world().now() - begun;
             assert!(took <= UNAFFECTED_MAX, "it took {took:?}");
             assert!(!shards.is_settled(), "nobody can have the rest");
+            shards.start_group(0);
+            shards.settle().await;
+            table.check_all(&clerk).await;
+        });
+    });
+}
+
+/// Not one of the labs': a group that is down has more to give away than moves may be open at once. Once its
+/// nodes count as dead what waits for it does not hold up the others, and all goes on when it is back.
+#[test]
+fn a_dead_group_holds_nobody_up() {
+    on_seeds(SEEDS_OF_LONG, |seed| {
+        let setup = ShardSetup {
+            groups: 8,
+            shards: 48,
+            founders: 8,
+            reliable: true,
+            log_bytes: None,
+            leaving: Leaving::Retires,
+            node_dead_ms: Some(3_000),
+        };
+        run_sharded(setup, seed, async |shards| {
+            let table = Table::hashed(shards, 100);
+            let clerk = shards.clerk(&shards.all());
+            table.put_all(&clerk, 5).await;
+            shards.shut_down_group(0);
+            shards.leave(&[0]).await;
+            let most = shards.state().settings().moves_open_max as usize;
+            shards
+                .wait_until("its moves to be open", || {
+                    shards.state().moves().len() == most
+                })
+                .await;
+            shards.leave(&[7]).await;
+            shards
+                .wait_until("a group to be empty", || shards.owned_by(7).is_empty())
+                .await;
+            assert_eq!(shards.owned_by(0).len(), 6, "nobody can have these");
             shards.start_group(0);
             shards.settle().await;
             table.check_all(&clerk).await;

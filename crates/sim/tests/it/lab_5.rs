@@ -32,6 +32,7 @@ fn setup(groups: usize, reliable: bool) -> ShardSetup {
         reliable,
         log_bytes: None,
         leaving: Leaving::Retires,
+        node_dead_ms: None,
     }
 }
 
