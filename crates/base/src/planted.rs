@@ -105,6 +105,12 @@ bugs! {
     DeletedReplicaMadeAgain = "deleted-replica-made-again",
     /// A node whose directory was emptied starts under its old id.
     WipedNodeReturns = "wiped-node-returns",
+    /// The shard manager carries out an order again that its issuer gives again.
+    OrderRepeated = "order-repeated",
+    /// The shard manager's state is left out of snapshots.
+    ManagerNotInSnapshot = "manager-not-in-snapshot",
+    /// The target of a move says that it has the slots while they are still staged.
+    MoveClosedTooEarly = "move-closed-too-early",
 }
 
 /// Which bug one has, if any: a replica one of these, others one of their own kinds.

@@ -1,5 +1,7 @@
 //! A look inside, for a judge that compares replicas entry by entry. Nothing that serves clients uses it.
 
+use std::sync::Arc;
+
 use kvorum_base::{GroupId, Index};
 use kvorum_kv::Keyspace;
 use kvorum_raft::Raft;
@@ -20,6 +22,8 @@ pub struct Inspection<'a> {
     pub moves: Option<&'a Moves>,
     /// The order to change its members that it took or refused last.
     pub taken: Option<Taken>,
+    /// The shard manager, in its own group.
+    pub manager: Option<&'a Arc<kvorum_cluster::State>>,
 }
 
 impl Node {
@@ -33,6 +37,7 @@ impl Node {
             state: state.map(|state| (state.applied, &state.keyspace)),
             moves: state.map(|state| &*state.moves),
             taken: state.map(|state| state.taken),
+            manager: state.and_then(|state| state.manager.as_ref()),
         })
     }
 

@@ -65,6 +65,8 @@ pub fn meant_for(bug: Bug) -> &'static [&'static str] {
         Bug::SealedCancelled => &["one-owner"],
         Bug::StaleOrderExecuted | Bug::PromotedTooEarly => &["members"],
         Bug::DeletedReplicaMadeAgain => &["replica-once"],
+        Bug::OrderRepeated | Bug::ManagerNotInSnapshot => &["manager-equality", "issuers"],
+        Bug::MoveClosedTooEarly => &["evidence"],
         Bug::WipedNodeReturns => &[
             "promises",
             "election-safety",
@@ -105,6 +107,7 @@ pub fn needs(bug: Bug) -> &'static [Danger] {
         Bug::StaleOrderExecuted => &[Danger::Kill, Danger::FallingLeaders],
         Bug::DeletedReplicaMadeAgain => &[Danger::Kill],
         Bug::WipedNodeReturns => &[Danger::Wipe],
+        Bug::ManagerNotInSnapshot => &[Danger::Snapshot, Danger::Kill],
         _ => &[],
     }
 }
@@ -134,7 +137,7 @@ pub fn named(name: &str) -> Result<Bug, String> {
 pub fn options(seed: u64, bug: Bug) -> Options {
     let mut options = Options::draw(seed);
     // Misfortunes get deepest where nothing else happens.
-    (options.changes, options.spares) = (false, 0);
+    (options.changes, options.spares, options.is_seated) = (false, 0, false);
     for danger in needs(bug) {
         if !options.has(*danger) && (options.nodes > 1 || danger.suits_one_node()) {
             options.dangers.push(*danger);
@@ -157,6 +160,9 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         Bug::StaleOrderExecuted => {
             options.make_changes();
             (options.shards, options.calm_max) = (1, ms(500));
+        }
+        Bug::OrderRepeated | Bug::ManagerNotInSnapshot | Bug::MoveClosedTooEarly => {
+            (options.is_seated, options.shards) = (true, options.shards.max(2));
         }
         Bug::PromotedTooEarly | Bug::DeletedReplicaMadeAgain | Bug::WipedNodeReturns => {
             options.make_changes();

@@ -291,7 +291,11 @@ fn apply_request(state: &mut State, term: Term, request: &Request, shared: &mut 
     let Some(manager) = &mut state.manager else {
         return;
     };
-    let reply = Arc::make_mut(manager).apply(state.applied, request);
+    let manager = Arc::make_mut(manager);
+    let reply = match shared.config.planted.has(Bug::OrderRepeated) {
+        true => manager.apply(state.applied, &request.command.clone().into()),
+        false => manager.apply(state.applied, request),
+    };
     shared.manager.asks.applied(state.applied, term, reply);
 }
 

@@ -183,6 +183,9 @@ impl Group {
         if shared.config.planted.has(Bug::StagingNotInSnapshot) {
             Arc::make_mut(&mut header.moves).incoming.clear();
         }
+        if shared.config.planted.has(Bug::ManagerNotInSnapshot) {
+            header.manager = None;
+        }
         if shared.config.planted.has(Bug::SnapshotMissesLast) {
             header.index = header.index.next();
         }

@@ -10,6 +10,7 @@ pub mod leader_completeness;
 pub mod linearizable;
 pub mod liveness;
 pub mod log_matching;
+pub mod managers;
 pub mod members;
 pub mod owners;
 pub mod pipelines;

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use kvorum_base::cursor::Reader;
 use kvorum_base::{Index, Malformed, ReplicaId, Term};
+use kvorum_cluster::Request;
 use kvorum_kv::Command;
-use kvorum_node::format::entry::{self, Content};
+use kvorum_node::format::entry::{self, Commands, Content};
 use kvorum_raft::{Entry, Membership, Payload, Raft};
 
 use super::log_matching::print_of;
@@ -32,6 +33,10 @@ pub struct StateMachine {
     looked_at: BTreeMap<ReplicaId, Index>,
     /// The memberships that were committed since somebody asked.
     memberships: Vec<Arc<Membership>>,
+    /// The requests to the shard manager that were committed since somebody asked.
+    requests: Vec<(Index, Term, Request)>,
+    /// By replica: the entries that were in its log and not committed, where none must be missed.
+    open: BTreeMap<ReplicaId, Vec<Entry>>,
     /// The (session, number) of every session's command in the log.
     once: BTreeSet<Vec<u8>>,
     repeated: u64,
@@ -41,6 +46,14 @@ impl StateMachine {
     /// The replica begins another life.
     pub fn restarted(&mut self, replica: ReplicaId) {
         self.looked_at.remove(&replica);
+        self.open.remove(&replica);
+    }
+
+    /// Keeps the entries that are not committed yet: who commits one may have no use for it any more at the
+    /// end of the same turn, and drop it.
+    pub fn keep_open_entries(&mut self, raft: &Raft) {
+        let open = raft.entries(raft.commit().next()..=raft.last_index());
+        self.open.insert(raft.id(), open.cloned().collect());
     }
 
     /// Looks at what a replica committed in its last turn.
@@ -56,7 +69,14 @@ impl StateMachine {
                 raft.id()
             ));
         }
-        for entry in raft.entries(before.next()..=commit) {
+        let dropped = self.open.remove(&raft.id()).unwrap_or_default();
+        let base = commit.min(raft.base_index());
+        // Where another entry is committed its own one was replaced, and not dropped.
+        let is_news = |entry: &&Entry| !self.committed.contains_key(&entry.index);
+        let dropped = dropped.into_iter().filter(|entry| entry.index <= base);
+        let dropped: Vec<Entry> = dropped.filter(|entry| is_news(&entry)).collect();
+        let held = raft.entries(before.next()..=commit);
+        for entry in dropped.iter().chain(held) {
             let print = Committed {
                 term: entry.term,
                 since: raft.term(),
@@ -64,7 +84,7 @@ impl StateMachine {
             };
             let Some(known) = self.committed.get(&entry.index) else {
                 self.committed.insert(entry.index, print);
-                self.note_sessions(entry);
+                self.note_content(entry);
                 if let Payload::Membership(membership) = &entry.payload {
                     self.memberships.push(Arc::clone(membership));
                 }
@@ -86,6 +106,11 @@ impl StateMachine {
     /// The memberships that were committed since this was last asked, in their order.
     pub fn take_memberships(&mut self) -> Vec<Arc<Membership>> {
         std::mem::take(&mut self.memberships)
+    }
+
+    /// The requests to the shard manager that were committed since this was last asked, in their order.
+    pub fn take_requests(&mut self) -> Vec<(Index, Term, Request)> {
+        std::mem::take(&mut self.requests)
     }
 
     /// What is committed, by index.
@@ -110,10 +135,15 @@ impl StateMachine {
         self.repeated
     }
 
-    fn note_sessions(&mut self, entry: &Entry) {
-        let Content::Commands(commands) = entry::content(entry) else {
-            return;
-        };
+    fn note_content(&mut self, entry: &Entry) {
+        match entry::content(entry) {
+            Content::Commands(commands) => self.note_sessions(commands),
+            Content::Request(request) => self.requests.push((entry.index, entry.term, *request)),
+            _ => {}
+        }
+    }
+
+    fn note_sessions(&mut self, commands: Commands<'_>) {
         for command in commands {
             if Command::decode(command).spec().name == "kvorum.once"
                 && let Ok(name) = name_of_once(command)

@@ -124,6 +124,16 @@ marks! {
     GroupsFounded = "groups founded",
     /// A group was deleted on all of its nodes.
     GroupsRetired = "groups retired",
+    /// A replica of the shard manager's group became its leader.
+    ManagerElections = "elections of the shard manager's primary",
+    /// Another primary of the shard manager than the first one proposed what was to be done next.
+    PlansOfSuccessors = "plans of later primaries of the shard manager",
+    /// A move was closed under another primary of the shard manager than opened it.
+    MovesOverPrimaries = "moves closed under another primary of the shard manager",
+    /// The shard manager's group changed its own replicas.
+    ManagersReplaced = "replicas of the shard manager replaced",
+    /// An order was in the shard manager's log a second time, and happened once.
+    OrdersRepeated = "orders repeated",
     /// A node was told an old state of the shard manager.
     OldStates = "old states told",
     /// A node's directory was emptied.

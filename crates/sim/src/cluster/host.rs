@@ -16,10 +16,11 @@ mod turn;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvorum_base::{Bug, ConnId, GroupId, NodeId, Prng};
+use kvorum_base::{Bug, ConnId, Epoch, GroupId, NodeId, Prng};
 use kvorum_node::log::Recovery;
 use kvorum_node::start::Snapshots;
 use kvorum_node::status::Counters;
@@ -82,6 +83,8 @@ struct Process {
     next_index: u32,
     /// Already in the coverage.
     counted: Counters,
+    /// The newest state of the shard manager that is to be remembered.
+    written: Epoch,
 }
 
 struct State {
@@ -100,6 +103,8 @@ struct State {
     /// Syncs come back no earlier.
     hangs_until: Time,
     wall_offset_ms: i64,
+    /// What its directory says of the cluster: the newest state of the shard manager that was written down.
+    remembered: Option<Arc<kvorum_cluster::State>>,
     /// What happens around the next sync.
     ambush: Option<End>,
 }
@@ -137,6 +142,7 @@ impl Host {
                 is_wiped: false,
                 hangs_until: Time(0),
                 wall_offset_ms: 0,
+                remembered: None,
                 ambush: None,
             }),
             awaits_repair: RefCell::default(),
@@ -230,7 +236,10 @@ impl Host {
         }
         state.lives += 1;
         let life = state.lives;
-        let config = cluster.config(self.index, life);
+        let mut config = cluster.config(self.index, life);
+        if cluster.options.seats() {
+            config.known.clone_from(&state.remembered);
+        }
         let seed = state.prng.next_u64();
         let mut effects = Vec::new();
         state.disk.sync_directory();
@@ -247,6 +256,7 @@ impl Host {
             free: Vec::new(),
             next_index: 0,
             counted: Counters::default(),
+            written: Epoch::ZERO,
         });
         cluster.judge.borrow_mut().restarted(self.index);
         self.carry_out(&mut state, effects, &cluster);
@@ -353,6 +363,7 @@ impl Host {
         state.disk.sync_directory();
         state.synced.clear();
         state.is_begun = false;
+        state.remembered = None;
         (state.is_wiped, state.is_lost) = (true, true);
     }
 

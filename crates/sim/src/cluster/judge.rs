@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use kvorum_base::{GroupId, NodeId, ReplicaId};
+use kvorum_base::{GroupId, Index, MoveId, NodeId, ReplicaId};
+use kvorum_cluster::{Command, Evidence, MANAGER, Outcome, Reply};
 use kvorum_node::Node;
 use kvorum_node::format::peer::PeerMessage;
+use kvorum_node::inspect::Inspection;
+use kvorum_node::moves::state::Ended;
 use kvorum_raft::Membership;
 
 use super::coverage::Mark;
@@ -16,6 +19,7 @@ use crate::checkers::election_safety::ElectionSafety;
 use crate::checkers::expiry::LoggedClock;
 use crate::checkers::leader_completeness;
 use crate::checkers::log_matching::LogMatching;
+use crate::checkers::managers::{Decided, Managers, OrderName};
 use crate::checkers::members::Members;
 use crate::checkers::owners::Owners;
 use crate::checkers::promises::Promises;
@@ -43,7 +47,12 @@ pub struct Seen {
     pub marks: Vec<Mark>,
     /// What must not be.
     pub failure: Option<Failure>,
+    /// What the shard manager's group has decided.
+    pub decided: Vec<Decided>,
 }
+
+/// A checker's name, and what it saw.
+type Wrong = (&'static str, String);
 
 /// All that is known of the replicas of one group.
 #[derive(Default)]
@@ -58,6 +67,10 @@ struct Group {
     at: BTreeMap<usize, ReplicaId>,
     /// By machine: the members, as far as the replica there last knew.
     memberships: BTreeMap<usize, Arc<Membership>>,
+    /// By id: the members that were committed.
+    committed: BTreeMap<Index, Arc<Membership>>,
+    /// How moves ended in its log.
+    ended: BTreeMap<MoveId, Ended>,
     repeated: u64,
 }
 
@@ -66,6 +79,8 @@ pub struct Judge {
     groups: BTreeMap<GroupId, Group>,
     clock: LoggedClock,
     owners: Owners,
+    /// The shard manager's group, if the nodes hold it.
+    managers: Option<Managers>,
     /// Whether one wrong wall clock cannot decide anything.
     has_median: bool,
     turns: u64,
@@ -84,6 +99,7 @@ impl Judge {
             groups: BTreeMap::new(),
             clock: LoggedClock::default(),
             owners: Owners::default(),
+            managers: options.seats().then(|| Managers::new(&options.plan())),
             has_median: options.nodes > 2,
             turns: 0,
             now: Time(0),
@@ -151,6 +167,25 @@ impl Judge {
             group.machine.restarted(replica);
             group.replicas.restarted(replica);
         }
+        if let Some(managers) = &mut self.managers {
+            let replica = self.groups.get(&MANAGER);
+            let replica = replica.and_then(|group| group.at.get(&node).copied());
+            managers.restarted(node, replica);
+        }
+    }
+
+    /// An issuer is told what became of an order: this, or that it is never carried out.
+    ///
+    /// # Errors
+    /// If that is not so.
+    pub(super) fn told(&mut self, order: OrderName, reply: Option<&Reply>) -> Result<(), String> {
+        let Some(managers) = &mut self.managers else {
+            return Ok(());
+        };
+        match reply {
+            Some(reply) => managers.replied(order, reply),
+            None => managers.not_done(order),
+        }
     }
 
     /// A node's frame leaves.
@@ -178,10 +213,23 @@ impl Judge {
             node.check();
         }
         for group in node.hosted() {
-            if let Err((checker, text)) = self.look(index, node, group, has_read, &mut seen.marks) {
+            let looked = self.look(index, node, group, has_read, &mut seen.marks);
+            let looked = looked.and_then(|()| match group {
+                MANAGER => self.look_at_manager(node, &mut seen),
+                _ => Ok(()),
+            });
+            if let Err((checker, text)) = looked {
                 let text = format!("group {group}: {text}");
                 seen.failure.get_or_insert(Failure { checker, text });
             }
+        }
+        if let Some(managers) = &mut self.managers
+            && let Some(known) = node.cluster()
+            && let own = node.inspect(MANAGER).and_then(|replica| replica.manager)
+            && let Err(text) = managers.known_at(index, known, own)
+        {
+            let checker = "manager-equality";
+            seen.failure.get_or_insert(Failure { checker, text });
         }
         seen
     }
@@ -193,7 +241,7 @@ impl Judge {
         id: GroupId,
         has_read: bool,
         marks: &mut Vec<Mark>,
-    ) -> Result<(), (&'static str, String)> {
+    ) -> Result<(), Wrong> {
         let Some(replica) = node.inspect(id) else {
             return Ok(());
         };
@@ -218,6 +266,9 @@ impl Judge {
             .map_err(named("election-safety"))?;
         if is_elected {
             marks.push(Mark::Elections);
+            if id == MANAGER {
+                marks.push(Mark::ManagerElections);
+            }
             leader_completeness::check(raft, group.machine.committed())
                 .map_err(named("leader-completeness"))?;
         }
@@ -228,31 +279,80 @@ impl Judge {
             .machine
             .observe(raft)
             .map_err(named("state-machine-safety"))?;
+        if id == MANAGER {
+            group.machine.keep_open_entries(raft);
+        }
         for committed in group.machine.take_memberships() {
             group
                 .members
                 .committed(&committed)
                 .map_err(named("members"))?;
+            group.committed.insert(committed.id, committed);
         }
         let repeated = group.machine.repeated();
         while group.repeated < repeated {
             group.repeated += 1;
             marks.push(Mark::SessionRetries);
         }
-        if let Some((applied, keyspace)) = replica.state {
-            let is_new = group
-                .replicas
-                .observe(raft.id(), applied, keyspace)
-                .map_err(named("replica-equality"))?;
-            if is_new {
-                self.clock.applied(id, keyspace.clock(), self.now);
-                let moves = replica.moves.expect("a state has its moves");
-                self.owners
-                    .observe(id, applied, keyspace.served(), keyspace.clock(), moves)
-                    .map_err(named("one-owner"))?;
-                self.check_clock(index, keyspace.clock().get())
-                    .map_err(named("expiry"))?;
+        self.look_at_state(index, id, &replica)
+    }
+
+    fn look_at_state(
+        &mut self,
+        index: usize,
+        id: GroupId,
+        replica: &Inspection<'_>,
+    ) -> Result<(), Wrong> {
+        let Some((applied, keyspace)) = replica.state else {
+            return Ok(());
+        };
+        let named = |checker| move |text| (checker, text);
+        let group = self.groups.entry(id).or_default();
+        let is_new = group
+            .replicas
+            .observe(replica.raft.id(), applied, keyspace)
+            .map_err(named("replica-equality"))?;
+        if !is_new {
+            return Ok(());
+        }
+        // The shard manager's group has no keys, and its clock says nothing of those of others.
+        if id != MANAGER {
+            self.clock.applied(id, keyspace.clock(), self.now);
+            let moves = replica.moves.expect("a state has its moves");
+            if self.managers.is_some() && moves.ended.len() > group.ended.len() {
+                let ended = moves.ended.iter();
+                group.ended.extend(ended.map(|(id, how)| (*id, *how)));
             }
+            self.owners
+                .observe(id, applied, keyspace.served(), keyspace.clock(), moves)
+                .map_err(named("one-owner"))?;
+        }
+        self.check_clock(index, keyspace.clock().get())
+            .map_err(named("expiry"))
+    }
+
+    /// What the shard manager's group has decided, and what the replica here makes of it.
+    fn look_at_manager(&mut self, node: &Node, seen: &mut Seen) -> Result<(), Wrong> {
+        let Some(managers) = &mut self.managers else {
+            return Ok(());
+        };
+        let group = self.groups.entry(MANAGER).or_default();
+        for (index, term, request) in group.machine.take_requests() {
+            let decided = managers.committed(index, term, request);
+            seen.decided
+                .push(decided.map_err(|text| ("issuers", text))?);
+        }
+        for decided in &seen.decided {
+            check_evidence(&self.groups, decided).map_err(|text| ("evidence", text))?;
+        }
+        if let Some(replica) = node
+            .inspect(MANAGER)
+            .filter(|replica| replica.state.is_some())
+        {
+            let state = replica.manager.map(|state| &**state);
+            managers
+                .looked_at(replica.raft.id(), state)
+                .map_err(|text| ("manager-equality", text))?;
         }
         Ok(())
     }
@@ -267,6 +367,48 @@ impl Judge {
             ));
         }
         Ok(())
+    }
+}
+
+/// Whether the logs of the groups have decided what closes a move or an order.
+fn check_evidence(groups: &BTreeMap<GroupId, Group>, decided: &Decided) -> Result<(), String> {
+    if decided.reply != Reply::Done {
+        return Ok(());
+    }
+    match &decided.request.command {
+        Command::CloseMove { id, evidence } => {
+            let (by, how) = match evidence {
+                Evidence::Received { by, .. } => (by, Ended::Received),
+                Evidence::Refused { by, .. } => (by, Ended::Refused),
+                Evidence::Cancelled { by, .. } => (by, Ended::Cancelled),
+            };
+            let ended = groups.get(by).and_then(|group| group.ended.get(id));
+            match ended == Some(&how) {
+                true => Ok(()),
+                false => Err(format!(
+                    "move {id} is closed by {evidence:?}, and in the log of group {by} it is {ended:?}"
+                )),
+            }
+        }
+        Command::CloseOrder {
+            order,
+            outcome: Outcome::Members(members),
+        } => {
+            let group = decided.before.orders()[order].group;
+            let committed = groups.get(&group);
+            let committed = committed.and_then(|group| group.committed.get(&members.id));
+            let is_so = committed.is_some_and(|committed| {
+                (&committed.voters, &committed.learners) == (&members.voters, &members.learners)
+            });
+            match is_so {
+                true => Ok(()),
+                false => Err(format!(
+                    "order {order} is closed by {members:?}, and group {group} has committed \
+                     {committed:?}"
+                )),
+            }
+        }
+        _ => Ok(()),
     }
 }
 

@@ -2,18 +2,20 @@
 //! looks at every replica after every turn.
 //!
 //! - [`options`]: what a seed is about;
+//! - [`founding`]: what the cluster is made with;
 //! - [`host`]: a machine and the process on it;
 //! - [`client`], [`reply`]: a client's end of a connection;
 //! - `operator`: an operator's;
 //! - [`workload`]: what clients ask for;
 //! - [`schedule`]: what goes wrong, and when;
 //! - [`judge`]: what is checked meanwhile;
-//! - [`manager`]: moves of slots from group to group;
+//! - [`manager`]: slots move, replicas, shards and nodes come and go;
 //! - [`scenario`]: one seed from its beginning to the verdict;
 //! - [`coverage`]: what came to pass.
 
 pub mod client;
 pub mod coverage;
+pub mod founding;
 pub mod host;
 pub mod judge;
 pub mod manager;
@@ -27,7 +29,7 @@ pub mod workload;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,6 +46,7 @@ use client::Answer;
 use coverage::{Coverage, Mark};
 use host::{Host, Incoming};
 use judge::{Failure, Judge, Seen};
+use manager::Manager;
 use operator::Asked;
 use options::{Options, node_id};
 
@@ -79,6 +82,8 @@ pub struct Cluster {
     /// By sender and receiver.
     ends: Vec<Vec<EndId>>,
     hosts: RefCell<Vec<Rc<Host>>>,
+    /// Who is told what the shard manager's group decides.
+    manager: RefCell<Weak<Manager>>,
     prng: RefCell<Prng>,
     coverage: RefCell<Coverage>,
     failure: RefCell<Option<Failure>>,
@@ -122,6 +127,7 @@ impl Cluster {
             judge: RefCell::new(Judge::new(&options)),
             history: RefCell::default(),
             hosts: RefCell::default(),
+            manager: RefCell::default(),
             coverage: RefCell::default(),
             failure: RefCell::default(),
             duplicates: Cell::new(0),
@@ -244,9 +250,17 @@ impl Cluster {
         for mark in seen.marks {
             coverage.hit(mark);
         }
+        drop(coverage);
         if let Some(Failure { checker, text }) = seen.failure {
             self.fail(checker, text);
         }
+        if let Some(manager) = self.manager() {
+            manager.heard(seen.decided);
+        }
+    }
+
+    fn manager(&self) -> Option<Rc<Manager>> {
+        self.manager.borrow().upgrade()
     }
 
     /// Adds what a node's counters have grown by.
@@ -281,11 +295,13 @@ impl Cluster {
             return false;
         }
         let victim = node_id(index);
+        // A manager of its own may take members away that it does not know to be the last good ones.
+        let counted_max = if self.options.seats() { 3 } else { usize::MAX };
         let survives = |voters: &BTreeSet<NodeId>| {
             let lost = voters
                 .iter()
                 .filter(|node| **node == victim || is_impaired(node));
-            lost.count() * 2 < voters.len()
+            lost.count() * 2 < voters.len().min(counted_max)
         };
         let (judge, to_be) = (self.judge.borrow(), self.voters_to_be.borrow());
         let sets = judge.sets_of_voters();

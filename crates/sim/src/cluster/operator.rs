@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
 
 use kvorum_cluster::Request;
 use kvorum_node::Control;
@@ -36,6 +38,21 @@ impl Cluster {
             self.control(machine, Control::Manage { token, request });
         }
         joining
+    }
+
+    /// The same, but nobody waits for longer than this.
+    pub(crate) fn manage_within(
+        self: &Rc<Self>,
+        machine: usize,
+        request: Request,
+        patience: Duration,
+    ) -> Joining<Answer> {
+        let answer = self.manage(machine, request);
+        let (token, cluster) = (self.asked.made.get(), Rc::clone(self));
+        self.world.after(patience, move || {
+            cluster.asked.waiting.borrow_mut().remove(&token);
+        });
+        answer
     }
 
     /// A node says what became of a request.

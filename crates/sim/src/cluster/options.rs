@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvorum_base::slot::SLOT_COUNT;
-use kvorum_base::{ClusterId, GroupId, NodeId, Planted, Prng, ReplicaId, SlotSet};
+use kvorum_base::{GroupId, NodeId, Planted, Prng};
 use kvorum_cluster::{Address, Addresses};
 use kvorum_node::log::LogOptions;
-use kvorum_node::{Config, GroupSpec, Member};
+use kvorum_node::{Config, Member};
 
+use super::founding::CLUSTER;
 use crate::world::ms;
 
 /// The first group of the simulated cluster; often the only one.
@@ -23,6 +23,9 @@ pub const PORT_BASE: u16 = 7000;
 
 /// The wall clock at the start of every simulation, in Unix milliseconds.
 pub const WALL_START_MS: u64 = 1_700_000_000_000;
+
+/// How long a node may be silent before its replicas are put elsewhere: not so long that it never happens.
+const NODE_DEAD_MS: u64 = 3_000;
 
 /// A kind of misfortune.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -125,6 +128,9 @@ pub struct Options {
     pub changes: bool,
     /// How many shards it begins with; each has a replica on every node of the beginning.
     pub shards: u64,
+    /// Whether a shard manager, if there is anything for it to do, is a group of the nodes. See
+    /// [`Options::seats`].
+    pub is_seated: bool,
     /// The dangers that it meets.
     pub dangers: Vec<Danger>,
     /// How long the storm lasts at least.
@@ -184,6 +190,7 @@ impl Options {
             spares: if changes { 3 } else { 0 },
             changes,
             shards: draw_shards(seed),
+            is_seated: draw_seated(seed),
             dangers,
             storm: Duration::from_secs(60),
             operations_min: 2_000,
@@ -219,28 +226,16 @@ impl Options {
         self.shards > 1 || self.changes
     }
 
+    /// Whether the nodes hold the shard manager's group. If not, its state is kept beside them.
+    #[must_use]
+    pub fn seats(&self) -> bool {
+        self.is_seated && self.is_managed()
+    }
+
     /// Replicas, shards and nodes come and go, if there are nodes for it.
     pub fn make_changes(&mut self) {
         if self.nodes > 1 {
             (self.changes, self.spares) = (true, 3);
-        }
-    }
-
-    /// The groups that it begins with.
-    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
-        (1..=self.shards).map(GroupId)
-    }
-
-    fn spec(&self, group: GroupId) -> GroupSpec {
-        let (place, nodes) = (group.get() - 1, self.nodes as u64);
-        let begin = |place: u64| place * u64::from(SLOT_COUNT) / self.shards;
-        let slots = (begin(place) as u16, (begin(place + 1) - 1) as u16);
-        let replica = |node: u64| (ReplicaId(place * nodes + node), NodeId(node));
-        GroupSpec {
-            group,
-            slots: Arc::new(SlotSet::of_runs([slots])),
-            replicas: (1..=nodes).map(replica).collect(),
-            preferred: self.is_managed().then(|| node_id((place % nodes) as usize)),
         }
     }
 
@@ -258,17 +253,17 @@ impl Options {
         let ids = ids.chain([node_id(node).get()]);
         Config {
             node: node_id(node),
-            cluster: ClusterId(7),
+            cluster: CLUSTER,
             incarnation: life,
             hash_key: [7; 16],
             members: ids
                 .map(|id| (NodeId(id), Member::from(&addresses_of(NodeId(id)))))
                 .collect(),
-            groups: self.groups().map(|group| self.spec(group)).collect(),
+            groups: self.specs(),
             announces_replicas: true,
-            founding: None,
+            founding: self.seats().then(|| Arc::new(self.plan())),
             known: None,
-            node_dead_ticks: 1000,
+            node_dead_ticks: NODE_DEAD_MS / self.tick_ms,
             move_bytes_per_tick: None,
             password: None,
             tick_ms: self.tick_ms,
@@ -303,6 +298,12 @@ fn draw_shards(seed: u64) -> u64 {
 /// In half of the seeds replicas come and go; in the others misfortunes get deepest.
 fn draw_changes(seed: u64) -> bool {
     Prng::new(seed ^ 0x4368_616e_6765_0001).chance(1, 2)
+}
+
+/// In half of the seeds with a shard manager it is a group like others, with all that this brings; in the
+/// others orders are stranger than any plan, since chance gives them.
+fn draw_seated(seed: u64) -> bool {
+    Prng::new(seed ^ 0x5365_6174_6564_0001).chance(1, 2)
 }
 
 /// The id of node `node`, counted from 0.

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kvorum_base::{GroupId, Prng};
+use kvorum_cluster::MANAGER;
 use kvorum_node::Control;
 
 use super::Cluster;
@@ -131,10 +132,19 @@ impl Strike {
         self.cluster.world.sleep(pause).await;
     }
 
+    /// The group whose leader suffers.
+    fn group(&mut self) -> GroupId {
+        match self.cluster.options.seats() && self.prng.chance(1, 2) {
+            true => MANAGER,
+            false => GROUP,
+        }
+    }
+
     /// Any machine; often the one that leads, which matters most.
     fn host(&mut self) -> Rc<Host> {
         let hosts = self.cluster.hosts();
-        let leader = hosts.iter().find(|host| leads(host));
+        let group = self.group();
+        let leader = hosts.iter().find(|host| leads(host, group));
         match leader.filter(|_| self.prng.chance(1, 2)) {
             Some(host) => Rc::clone(host),
             None => Rc::clone(self.prng.pick(&hosts).expect("a machine")),
@@ -181,7 +191,8 @@ impl Strike {
     async fn lonely_leader(&mut self) {
         let cluster = Rc::clone(&self.cluster);
         let hosts = cluster.hosts();
-        let Some(leader) = hosts.iter().position(|host| leads(host)) else {
+        let group = self.group();
+        let Some(leader) = hosts.iter().position(|host| leads(host, group)) else {
             return;
         };
         let others = (0..hosts.len()).filter(|other| *other != leader);
@@ -247,11 +258,12 @@ impl Strike {
     /// disks, and which of them last is decided by the ones after (Raft paper, figure 8).
     async fn falling_leaders(&mut self) {
         let cluster = Rc::clone(&self.cluster);
+        let group = self.group();
         for _ in 0..self.prng.range(3, 12) {
             let until = cluster.world.now() + ms(2_000);
             let leader = loop {
                 let hosts = cluster.hosts();
-                let leader = hosts.iter().find(|host| leads(host)).cloned();
+                let leader = hosts.iter().find(|host| leads(host, group)).cloned();
                 if cluster.is_calm.get() {
                     return;
                 }
@@ -399,25 +411,26 @@ impl Strike {
 
     fn transfer(&mut self) {
         let hosts = self.cluster.hosts();
-        let Some(leader) = hosts.iter().find(|host| leads(host)) else {
+        let wanted = self.group();
+        let Some(leader) = hosts.iter().find(|host| leads(host, wanted)) else {
             return;
         };
         self.cluster.hit(Mark::Transfers);
         let to = self.prng.index(hosts.len() + 1);
         let to = hosts.get(to).map(|host| node_id(host.index()));
         let groups = leader.hosted();
-        let led = |group: &GroupId| leads_group(leader, *group);
-        if let Some(group) = groups.into_iter().rfind(led) {
+        let led = |group: &GroupId| leads(leader, *group);
+        let group = match wanted {
+            MANAGER => Some(MANAGER),
+            _ => groups.into_iter().rfind(led),
+        };
+        if let Some(group) = group {
             leader.deliver_now(Incoming::Control(Control::Transfer { group, to }));
         }
     }
 }
 
-fn leads(host: &Host) -> bool {
-    leads_group(host, GROUP)
-}
-
-fn leads_group(host: &Host, group: GroupId) -> bool {
+fn leads(host: &Host, group: GroupId) -> bool {
     let leads = host.with_node(|node| {
         let replica = node.inspect(group);
         replica.is_some_and(|replica| replica.raft.is_leader())

@@ -117,6 +117,7 @@ impl Setup {
             spares: 0,
             changes: false,
             shards: 1,
+            is_seated: false,
             dangers: Vec::new(),
             latency: Duration::ZERO,
             tick_ms: if seed.is_multiple_of(2) { 10 } else { 20 },

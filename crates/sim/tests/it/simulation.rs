@@ -30,6 +30,16 @@ fn nothing_goes_wrong() {
 }
 
 #[test]
+fn the_shard_manager_is_one_of_the_groups() {
+    on_seeds(3, |seed| {
+        let mut options = Options::draw(3_000 + seed);
+        (options.nodes, options.shards, options.is_seated) = (3, 2, true);
+        options.make_changes();
+        passes(options);
+    });
+}
+
+#[test]
 fn many_things_go_wrong() {
     on_seeds(8, |seed| passes(Options::draw(1_000 + seed)));
 }

@@ -1,6 +1,7 @@
 //! A turn of a process: what waits is taken in, and what the node asks for is carried out.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,6 +71,7 @@ impl Host {
         );
         drop(judge);
         cluster.saw(seen);
+        self.remember(process, &cluster);
         let node = &process.node;
         let has_state = |group| {
             let replica = node.inspect(GroupId(group));
@@ -97,6 +99,22 @@ impl Host {
             self.end(End::Killed);
             cluster.rise_later(self);
         }
+    }
+
+    /// Writes down what the node knows of its cluster, if that has changed; it is there a while later.
+    fn remember(self: &Rc<Self>, process: &mut Process, cluster: &Cluster) {
+        let known = process.node.cluster().filter(|_| cluster.options.seats());
+        let Some(known) = known.filter(|known| known.epoch() > process.written) else {
+            return;
+        };
+        process.written = known.epoch();
+        let (host, life, known) = (Rc::clone(self), process.life, Arc::clone(known));
+        let delay = ms(1 + cluster.world.below(100));
+        cluster.world.after(delay, move || {
+            if host.is_in_life(life) {
+                host.state.borrow_mut().remembered = Some(known);
+            }
+        });
     }
 
     fn wall(&self, state: &State, now: Time) -> UnixMillis {

@@ -1,33 +1,38 @@
-//! A shard manager without a group: the real state, commands that chance makes, and evidence that is read
-//! from the nodes.
+//! The shard manager, in one of two ways.
+//!
+//! In half of the seeds it has no group: the real state, commands that chance makes, and evidence that is
+//! read from the nodes. Nodes are told the state late, twice or not at all; sometimes they are told an old
+//! one, as by somebody who was away for long. What closes an order or a move is what logs say, and that may
+//! be told late, too.
+//!
+//! In the others it is group 0 of the nodes, as everywhere but here: then chance only makes what operators
+//! ask for, and all the rest is done by the nodes.
 //!
 //! - [`moves`]: slots go to and fro;
-//! - [`replicas`]: replicas, shards and nodes come and go.
-//!
-//! Nodes are told the state late, twice or not at all; sometimes they are told an old one, as by somebody who
-//! was away for long. What closes an order or a move is what logs say, and that may be told late, too.
+//! - [`replicas`]: replicas, shards and nodes come and go;
+//! - [`seated`]: operators of group 0, and what it has decided.
 
 mod moves;
 mod replicas;
+mod seated;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use kvorum_base::slot::SLOT_COUNT;
-use kvorum_base::{ClusterId, GroupId, NodeId, Prng, ReplicaId};
+use kvorum_base::{GroupId, NodeId, Prng, ReplicaId};
 use kvorum_cluster::{
-    Capacity, Command, MANAGER, OrderNumber, Outcome, Plan, PlannedGroup, PlannedNode, Reply,
-    Settings, Stage, State, Task,
+    Command, Hearsay, MANAGER, Order, OrderNumber, Outcome, Reply, Shard, Stage, State, Task,
+    next_commands,
 };
 use kvorum_node::Control;
 
 use super::Cluster;
 use super::coverage::Mark;
 use super::host::Incoming;
-use super::options::{Options, addresses_of, node_id};
 use crate::world::{Time, ms};
+use seated::Seat;
 
 /// How many old states are kept, to be told once more.
 const PAST: usize = 24;
@@ -44,6 +49,8 @@ pub struct Manager {
     deaf: RefCell<BTreeMap<usize, Time>>,
     /// Orders above it were not looked at.
     seen: Cell<OrderNumber>,
+    /// Who asks group 0, if there is one.
+    seat: Seat,
     is_idle: Cell<bool>,
 }
 
@@ -52,7 +59,7 @@ impl Manager {
     #[must_use]
     pub fn start(cluster: &Rc<Cluster>) -> Rc<Self> {
         let options = &cluster.options;
-        let state = State::initial(&plan_of(options)).expect("a sound plan");
+        let state = State::initial(&options.plan()).expect("a sound plan");
         let manager = Rc::new(Self {
             cluster: Rc::clone(cluster),
             prng: RefCell::new(cluster.world.fork_prng()),
@@ -61,8 +68,10 @@ impl Manager {
             late: RefCell::default(),
             deaf: RefCell::default(),
             seen: Cell::default(),
+            seat: Seat::default(),
             is_idle: Cell::new(!options.is_managed()),
         });
+        *cluster.manager.borrow_mut() = Rc::downgrade(&manager);
         if options.is_managed() {
             drop(cluster.world.spawn(Rc::clone(&manager).manage()));
         }
@@ -75,14 +84,13 @@ impl Manager {
         self.is_idle.get()
     }
 
-    /// The shards, and the machines of their voters.
+    /// The groups that work, and the machines of their voters.
     #[must_use]
     pub fn groups(&self) -> Vec<(GroupId, Vec<usize>)> {
         let state = self.state.borrow();
-        let serving = state
-            .shards()
-            .iter()
-            .filter(|(group, shard)| **group != MANAGER && shard.stage == Stage::Serving);
+        let serving = self
+            .groups_of(&state)
+            .filter(|(_, shard)| shard.stage == Stage::Serving);
         let places = serving.map(|(group, shard)| {
             let nodes = shard.voters().map(|(_, node)| machine(node));
             (*group, nodes.collect())
@@ -90,26 +98,49 @@ impl Manager {
         places.collect()
     }
 
+    /// The groups that there are; group 0 only if the nodes hold it.
+    fn groups_of<'a>(&self, state: &'a State) -> impl Iterator<Item = (&'a GroupId, &'a Shard)> {
+        let has_seat = self.cluster.options.seats();
+        let groups = state.shards().iter();
+        groups.filter(move |(group, _)| has_seat || **group != MANAGER)
+    }
+
     async fn manage(self: Rc<Self>) {
+        let has_seat = self.cluster.options.seats();
         loop {
             let pause = self.prng.borrow_mut().range(20, 300);
             self.cluster.world.sleep(ms(pause)).await;
-            self.close_moves();
-            self.close_orders();
+            if !has_seat {
+                self.close_moves();
+                self.close_orders();
+            }
             if self.cluster.is_calm.get() {
-                if self.cluster.options.changes {
+                if self.cluster.options.changes && !has_seat {
                     self.clear_up();
                 }
-                self.is_idle.set(!self.has_open());
+                self.is_idle.set(!self.has_open() && !self.is_asking());
+                self.cluster.trace(|| self.what_is_open());
             } else {
                 self.move_slots();
                 if self.cluster.options.changes {
                     self.change_something();
                 }
             }
-            self.tell();
+            if !has_seat {
+                self.tell();
+            }
             if self.cluster.failure().is_some() {
                 return;
+            }
+        }
+    }
+
+    /// Has a command carried out: as the next entry, or by asking group 0.
+    fn order(self: &Rc<Self>, command: Command) {
+        match self.cluster.options.seats() {
+            true => self.ask_for(command),
+            false => {
+                self.apply(&command);
             }
         }
     }
@@ -142,6 +173,13 @@ impl Manager {
         !state.moves().is_empty() || orders.any(|order| can_end(&order.task))
     }
 
+    fn what_is_open(&self) -> String {
+        let state = self.state.borrow();
+        let (moves, orders) = (state.moves(), state.orders());
+        let planned = next_commands(&state, &Hearsay::default());
+        format!("manager: open are {moves:?}, {orders:?}; next would be {planned:?}")
+    }
+
     fn is_lost(&self, node: NodeId) -> bool {
         self.cluster.hosts()[machine(node)].is_lost()
     }
@@ -163,11 +201,7 @@ impl Manager {
                 _ => {}
             }
         }
-        let shards = state
-            .shards()
-            .iter()
-            .filter(|(group, _)| **group != MANAGER);
-        let to_be = shards.map(|(_, shard)| {
+        let to_be = self.groups_of(&state).map(|(_, shard)| {
             let mut voters: BTreeMap<ReplicaId, NodeId> = shard.voters().collect();
             let change = shard.change;
             if let Some(add) = change.and_then(|change| change.add) {
@@ -199,11 +233,11 @@ impl Manager {
             }
         }
         for (order, outcome) in told {
-            self.close_order(order, outcome);
+            self.close_order(order, &outcome);
         }
     }
 
-    fn close_order(&self, number: OrderNumber, outcome: Outcome) {
+    fn close_order(&self, number: OrderNumber, outcome: &Outcome) {
         let before = Arc::clone(&self.state.borrow());
         let Some(order) = before.orders().get(&number) else {
             return;
@@ -219,6 +253,12 @@ impl Manager {
             );
             return self.cluster.fail("evidence", text);
         }
+        let now = Arc::clone(&self.state.borrow());
+        self.order_closed((&before, &now), order, outcome);
+    }
+
+    /// An order was closed between these two states: tells the judge what that means.
+    fn order_closed(&self, (before, now): (&State, &State), order: &Order, outcome: &Outcome) {
         match (&order.task, outcome) {
             (Task::Promote { removing, .. }, Outcome::Members(_)) => {
                 let is_replaced = removing.is_some();
@@ -238,9 +278,8 @@ impl Manager {
             }
             _ => {}
         }
-        let now = self.state.borrow();
         let stage = |state: &State| state.shards().get(&order.group).map(|shard| shard.stage);
-        match (stage(&before), stage(&now)) {
+        match (stage(before), stage(now)) {
             (Some(Stage::Founding), Some(Stage::Serving)) => self.cluster.hit(Mark::GroupsFounded),
             (Some(Stage::Retired), None) => self.cluster.hit(Mark::GroupsRetired),
             _ => {}
@@ -299,51 +338,4 @@ impl Manager {
 /// The machine of a node, from 0.
 fn machine(node: NodeId) -> usize {
     node.get() as usize - 1
-}
-
-/// The number of a machine's directory.
-fn directory_of(machine: usize) -> u64 {
-    1000 + machine as u64
-}
-
-/// The cluster as it begins.
-fn plan_of(options: &Options) -> Plan {
-    let nodes = (0..options.nodes).map(|machine| {
-        let node = PlannedNode {
-            directory: directory_of(machine),
-            addresses: addresses_of(node_id(machine)),
-            capacity: Capacity::default(),
-        };
-        (node_id(machine), node)
-    });
-    let specs = options.config(0, 1).groups;
-    let shards = specs.iter().map(|spec| {
-        let preferred = spec.preferred.and_then(|node| spec.replica_on(node));
-        let group = PlannedGroup {
-            name: format!("shard {}", spec.group),
-            replicas: spec.replicas.clone(),
-            preferred,
-            wanted: spec.replicas.len() as u8,
-        };
-        (spec.group, group)
-    });
-    // Its own group is not simulated, and never asked to do anything.
-    let manager = PlannedGroup {
-        name: String::new(),
-        replicas: BTreeMap::from([(ReplicaId(100), node_id(0))]),
-        preferred: None,
-        wanted: 1,
-    };
-    Plan {
-        cluster: ClusterId(7),
-        slot_count: SLOT_COUNT,
-        last_shard_may_leave: false,
-        settings: Settings {
-            moves_open_max: 3,
-            changes_open_max: 3,
-        },
-        nodes: nodes.collect(),
-        manager,
-        shards: shards.collect(),
-    }
 }

@@ -1,6 +1,7 @@
 //! Slots go to and fro.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use kvorum_base::slot::{SLOT_COUNT, slot_of};
 use kvorum_base::{GroupId, MoveId, Prng, Slot};
@@ -33,14 +34,10 @@ impl Manager {
             let of_source = open
                 .from
                 .and_then(|from| Some((from, self.ended(from, id)?)));
-            let (evidence, mark) = match (self.ended(open.to, id), of_source) {
-                (Some((Ended::Received, at)), _) => {
-                    (Evidence::Received { by: open.to, at }, Mark::MovesReceived)
-                }
-                (Some((_, at)), _) => (Evidence::Refused { by: open.to, at }, Mark::MovesRefused),
-                (None, Some((by, (Ended::Cancelled, at)))) => {
-                    (Evidence::Cancelled { by, at }, Mark::MovesCancelled)
-                }
+            let evidence = match (self.ended(open.to, id), of_source) {
+                (Some((Ended::Received, at)), _) => Evidence::Received { by: open.to, at },
+                (Some((_, at)), _) => Evidence::Refused { by: open.to, at },
+                (None, Some((by, (Ended::Cancelled, at)))) => Evidence::Cancelled { by, at },
                 _ => continue,
             };
             match self.apply(&Command::CloseMove { id, evidence }) {
@@ -48,13 +45,21 @@ impl Manager {
                     let text = format!("move {id} ends in {evidence:?}: {refusal}");
                     self.cluster.fail("evidence", text);
                 }
-                _ => self.cluster.hit(mark),
+                _ => self.move_closed(evidence),
             }
         }
     }
 
+    pub(super) fn move_closed(&self, evidence: Evidence) {
+        self.cluster.hit(match evidence {
+            Evidence::Received { .. } => Mark::MovesReceived,
+            Evidence::Refused { .. } => Mark::MovesRefused,
+            Evidence::Cancelled { .. } => Mark::MovesCancelled,
+        });
+    }
+
     /// Opens a move or asks to cancel one, or neither.
-    pub(super) fn move_slots(&self) {
+    pub(super) fn move_slots(self: &Rc<Self>) {
         let groups: Vec<GroupId> = {
             let state = self.state.borrow();
             let groups = state.shards().keys().copied();
@@ -75,7 +80,7 @@ impl Manager {
             (from, to, slots, cancelled)
         };
         if let Some(id) = cancelled {
-            self.apply(&Command::CancelMove { id });
+            self.order(Command::CancelMove { id });
         }
         if slots.is_empty() {
             return;
@@ -85,9 +90,12 @@ impl Manager {
             slots: slots.clone(),
             shard,
         };
-        self.apply(&assign);
-        let from = Some(from);
-        self.apply(&Command::OpenMove { from, to, slots });
+        self.order(assign);
+        // Group 0 opens it by itself.
+        if !self.cluster.options.seats() {
+            let from = Some(from);
+            self.apply(&Command::OpenMove { from, to, slots });
+        }
     }
 
     /// Some slots of a group that are in no move: those that hold something, and others.

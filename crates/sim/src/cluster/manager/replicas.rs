@@ -1,14 +1,16 @@
 //! Replicas, shards and nodes come and go: by chance, and as the real plan wants it.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
-use kvorum_base::{ClusterId, GroupId, NodeId, Prng, ReplicaId};
+use kvorum_base::{GroupId, NodeId, Prng, ReplicaId};
 use kvorum_cluster::{
     Capacity, Command, Health, Hearsay, MANAGER, NewShard, Shard, ShardRef, Stage, State, Task,
     next_commands,
 };
 
-use super::{Manager, directory_of, machine};
+use super::{Manager, machine};
+use crate::cluster::founding::{CLUSTER, directory_of};
 use crate::cluster::options::{GROUP, addresses_of, node_id};
 
 /// Fewer voters than this have no median clock while one is away.
@@ -18,11 +20,16 @@ const SHARDS_MAX: usize = 4;
 
 impl Manager {
     /// One step of many, drawn anew each time.
-    pub(super) fn change_something(&self) {
+    pub(super) fn change_something(self: &Rc<Self>) {
+        // Group 0 plans by itself, and looks after its nodes.
+        let has_seat = self.cluster.options.seats();
         let command = {
             let prng = &mut *self.prng.borrow_mut();
             match prng.below(100) {
                 0..5 => self.register(),
+                5..32 if has_seat => None,
+                // It spreads all slots anew each time, which takes many moves.
+                59..67 if has_seat && prng.chance(2, 3) => None,
                 5..12 => self.damaged(),
                 12..32 => self.planned(prng),
                 32..45 => self.any_change(prng),
@@ -36,7 +43,7 @@ impl Manager {
             }
         };
         if let Some(command) = command {
-            self.apply(&command);
+            self.order(command);
         }
     }
 
@@ -88,7 +95,7 @@ impl Manager {
         let known = self.state.borrow().nodes().len();
         let machines = self.cluster.options.machines();
         (known < machines).then(|| Command::RegisterNode {
-            cluster: ClusterId(7),
+            cluster: CLUSTER,
             directory: directory_of(known),
             addresses: addresses_of(node_id(known)),
             capacity: Capacity::default(),
