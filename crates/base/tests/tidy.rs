@@ -28,7 +28,7 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("kvorum-mapreduce", &["base", "secret"]),
     (
         "kvorum-sim",
-        &["base", "resp", "raft", "kv", "cluster", "node"],
+        &["base", "resp", "raft", "kv", "cluster", "node", "router"],
     ),
     (
         "kvorum",

@@ -14,13 +14,29 @@ use kvorum_node::Door;
 
 use super::Cluster;
 use super::coverage::Mark;
-use super::host::{Host, Incoming};
 use super::options::PORT_BASE;
 use super::reply::Reply;
 use crate::world::{Promise, Time, World, ms, promise};
 
 /// The longest time that bytes of a client are on their way.
 const TRAVEL_US_MAX: u64 = 600;
+
+/// Whoever takes connections: a node's machine, or a router's.
+pub(super) trait Server {
+    /// Bytes of a client have arrived.
+    fn received(self: Rc<Self>, life: u64, conn: ConnId, bytes: Vec<u8>);
+    /// A client's end is closed.
+    fn closed(self: Rc<Self>, life: u64, conn: ConnId);
+}
+
+/// What comes back on a connection.
+pub(crate) enum Heard {
+    Bytes(Vec<u8>),
+    /// It was closed from the other side.
+    Broken,
+}
+
+pub(crate) type Listener = Box<dyn Fn(Heard)>;
 
 struct Waiting {
     /// Replies still to come.
@@ -31,7 +47,7 @@ struct Waiting {
 /// One connection, as the client holds it.
 pub struct Connection {
     world: World,
-    host: Weak<Host>,
+    server: Weak<dyn Server>,
     life: u64,
     id: ConnId,
     prng: RefCell<Prng>,
@@ -41,15 +57,23 @@ pub struct Connection {
     bytes: RefCell<Vec<u8>>,
     replies: RefCell<Vec<Reply>>,
     waiting: RefCell<Option<Waiting>>,
+    /// Who reads, if it is not a client that waits for replies.
+    listener: Option<Listener>,
     is_broken: Cell<bool>,
     exchanges: Cell<u64>,
 }
 
 impl Connection {
-    pub(super) fn new(cluster: &Cluster, host: &Rc<Host>, life: u64, id: ConnId) -> Self {
+    pub(super) fn new(
+        cluster: &Cluster,
+        server: Weak<dyn Server>,
+        life: u64,
+        id: ConnId,
+        listener: Option<Listener>,
+    ) -> Self {
         Self {
             world: cluster.world.clone(),
-            host: Rc::downgrade(host),
+            server,
             life,
             id,
             prng: RefCell::new(cluster.world.fork_prng()),
@@ -58,6 +82,7 @@ impl Connection {
             bytes: RefCell::default(),
             replies: RefCell::default(),
             waiting: RefCell::default(),
+            listener,
             is_broken: Cell::new(false),
             exchanges: Cell::new(0),
         }
@@ -71,10 +96,6 @@ impl Connection {
         self.id
     }
 
-    fn host(&self) -> Option<Rc<Host>> {
-        self.host.upgrade()
-    }
-
     /// When what is sent now arrives: never before what was sent earlier.
     fn arrival(&self, last: &Cell<Time>) -> Duration {
         let travel = self.prng.borrow_mut().range(20, TRAVEL_US_MAX);
@@ -84,7 +105,7 @@ impl Connection {
     }
 
     /// Sends bytes, cut at random places.
-    fn send(self: &Rc<Self>, mut bytes: &[u8]) {
+    pub(super) fn send(self: &Rc<Self>, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let mut prng = self.prng.borrow_mut();
             let len = match prng.below(4) {
@@ -96,8 +117,8 @@ impl Connection {
             bytes = rest;
             let (connection, piece) = (Rc::clone(self), piece.to_vec());
             self.world.after(self.arrival(&self.to_node), move || {
-                if let Some(host) = connection.host() {
-                    host.deliver(connection.life, Incoming::Bytes(connection.id, piece));
+                if let Some(server) = connection.server.upgrade() {
+                    server.received(connection.life, connection.id, piece);
                 }
             });
         }
@@ -110,6 +131,9 @@ impl Connection {
         }
         let connection = Rc::clone(self);
         self.world.after(self.arrival(&self.to_client), move || {
+            if let Some(listener) = &connection.listener {
+                return listener(Heard::Bytes(bytes));
+            }
             connection.bytes.borrow_mut().extend_from_slice(&bytes);
             connection.read();
         });
@@ -136,6 +160,9 @@ impl Connection {
         self.world.after(self.arrival(&self.to_client), move || {
             connection.is_broken.set(true);
             connection.waiting.borrow_mut().take();
+            if let Some(listener) = &connection.listener {
+                listener(Heard::Broken);
+            }
         });
     }
 
@@ -173,10 +200,11 @@ impl Connection {
 
     /// The client closes it: behind what is still on its way, as a stream does it.
     pub(crate) fn close(self: &Rc<Self>) {
-        let Some(host) = self.host() else { return };
         let closed = Rc::clone(self);
         self.world.after(self.arrival(&self.to_node), move || {
-            host.client_closed(closed.life, closed.id);
+            if let Some(server) = closed.server.upgrade() {
+                server.closed(closed.life, closed.id);
+            }
         });
     }
 }
@@ -247,6 +275,7 @@ pub struct Client {
     /// Its chances.
     pub prng: RefCell<Prng>,
     connection: RefCell<Option<Rc<Connection>>>,
+    /// A machine, or behind those a router.
     target: Cell<usize>,
     /// To which port of the target.
     door: Cell<Door>,
@@ -256,12 +285,17 @@ impl Client {
     /// A client without a connection.
     #[must_use]
     pub fn new(cluster: &Rc<Cluster>, number: usize) -> Self {
+        let options = &cluster.options;
+        let target = match options.routers {
+            1.. if number.is_multiple_of(2) => options.machines() + number / 2 % options.routers,
+            _ => number % options.nodes,
+        };
         Self {
             cluster: Rc::clone(cluster),
             number,
             prng: RefCell::new(cluster.world.fork_prng()),
             connection: RefCell::default(),
-            target: Cell::new(number % cluster.options.nodes),
+            target: Cell::new(target),
             door: Cell::new(Door::Primary),
         }
     }
@@ -291,7 +325,11 @@ impl Client {
         let Some(connection) = self.connection() else {
             return vec![Answer::Refused; requests.len()];
         };
+        let is_router = self.router().is_some();
         let replies = connection.exchange(requests, patience).await;
+        if is_router {
+            self.judge_router(&replies);
+        }
         let mut answers: Vec<Answer> = replies.into_iter().map(|reply| self.judge(reply)).collect();
         if answers.len() < requests.len() {
             self.disconnect();
@@ -301,12 +339,23 @@ impl Client {
         answers
     }
 
+    /// The router that it talks to, if it is one.
+    #[must_use]
+    pub fn router(&self) -> Option<usize> {
+        self.target
+            .get()
+            .checked_sub(self.cluster.options.machines())
+    }
+
     fn connection(&self) -> Option<Rc<Connection>> {
         let open = self.connection.borrow().clone();
         if let Some(connection) = open.filter(|connection| !connection.is_broken.get()) {
             return Some(connection);
         }
-        let connection = self.cluster.hosts()[self.target.get()].connect(self.door.get());
+        let connection = match self.router() {
+            Some(router) => self.cluster.routers()[router].connect(),
+            None => self.cluster.hosts()[self.target.get()].connect(self.door.get(), None),
+        };
         self.connection.borrow_mut().clone_from(&connection);
         connection
     }
@@ -337,6 +386,22 @@ impl Client {
         self.door.set(Door::Primary);
         let machines = self.cluster.options.machines();
         self.target.set(self.below(machines as u64) as usize);
+        let routers = self.cluster.options.routers;
+        if routers > 0 && self.chance(500) {
+            self.target
+                .set(machines + self.below(routers as u64) as usize);
+        }
+    }
+
+    /// Redirects are a router's own business.
+    fn judge_router(&self, replies: &[Reply]) {
+        for reply in replies {
+            self.cluster.hit(Mark::ThroughRouters);
+            if redirected_to(reply).is_some() {
+                let text = format!("a client of a router is told {reply:?}");
+                self.cluster.fail("one-redis", text);
+            }
+        }
     }
 
     fn judge(&self, reply: Reply) -> Answer {

@@ -138,6 +138,16 @@ marks! {
     OldStates = "old states told",
     /// A node's directory was emptied.
     WipedNodes = "wiped nodes",
+    /// A router passed an answer on.
+    ThroughRouters = "answers through routers",
+    /// A router's process was killed.
+    RoutersKilled = "routers killed",
+    /// A router's process stood still.
+    RoutersPaused = "routers paused",
+    /// A router ended in good order.
+    RoutersStopped = "routers stopped in good order",
+    /// A whole scan through a router, while slots may have moved.
+    ScansThroughRouters = "scans through routers",
     /// Connections were broken under clients.
     Disconnects = "disconnects",
 }

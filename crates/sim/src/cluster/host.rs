@@ -27,7 +27,7 @@ use kvorum_node::status::Counters;
 use kvorum_node::{BatchSeq, Config, Control, Door, Effect, Node, SegmentId};
 
 use super::Cluster;
-use super::client::Connection;
+use super::client::{Connection, Listener, Server};
 use super::coverage::Mark;
 use super::options::node_id;
 use crate::disk::{Disk, FileName};
@@ -117,6 +117,16 @@ pub struct Host {
     /// A snapshot that was flipped and is still there: a state that was installed in its place is lost
     /// again by a restart before it is durable.
     awaits_repair: RefCell<Option<FileName>>,
+}
+
+impl Server for Host {
+    fn received(self: Rc<Self>, life: u64, conn: ConnId, bytes: Vec<u8>) {
+        self.deliver(life, Incoming::Bytes(conn, bytes));
+    }
+
+    fn closed(self: Rc<Self>, life: u64, conn: ConnId) {
+        self.deliver(life, Incoming::Closed(conn));
+    }
 }
 
 impl Host {
@@ -394,8 +404,12 @@ impl Host {
         self.schedule_turn(&mut state);
     }
 
-    /// Opens a connection for a client; `None` if nobody listens.
-    pub(crate) fn connect(self: &Rc<Self>, door: Door) -> Option<Rc<Connection>> {
+    /// Opens a connection for a client, or for a router that listens to it; `None` if nobody is here.
+    pub(crate) fn connect(
+        self: &Rc<Self>,
+        door: Door,
+        listener: Option<Listener>,
+    ) -> Option<Rc<Connection>> {
         let mut state = self.state.borrow_mut();
         let process = state.process.as_mut()?;
         let conn = process.free.pop().unwrap_or_else(|| {
@@ -406,7 +420,9 @@ impl Host {
             }
         });
         let life = process.life;
-        let connection = Rc::new(Connection::new(&self.cluster(), self, life, conn));
+        let server: Weak<dyn Server> = Rc::<Self>::downgrade(self);
+        let connection = Connection::new(&self.cluster(), server, life, conn, listener);
+        let connection = Rc::new(connection);
         process.connections.insert(conn, Rc::clone(&connection));
         process.inbox.push_back(Incoming::Opened(conn, door));
         self.schedule_turn(&mut state);
@@ -426,13 +442,8 @@ impl Host {
             Rc::clone(connection)
         };
         connection.broken_by_server();
-        self.client_closed(connection.life(), connection.id());
+        self.deliver(connection.life(), Incoming::Closed(connection.id()));
         true
-    }
-
-    /// A client's end is closed.
-    pub(super) fn client_closed(self: &Rc<Self>, life: u64, conn: ConnId) {
-        self.deliver(life, Incoming::Closed(conn));
     }
 
     /// Hands an event to the process, whichever life it is in.

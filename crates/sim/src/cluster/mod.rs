@@ -6,6 +6,7 @@
 //! - [`host`]: a machine and the process on it;
 //! - [`client`], [`reply`]: a client's end of a connection;
 //! - `operator`: an operator's;
+//! - [`router`]: a router and the machine under it;
 //! - [`workload`]: what clients ask for;
 //! - [`schedule`]: what goes wrong, and when;
 //! - [`judge`]: what is checked meanwhile;
@@ -22,6 +23,7 @@ pub mod manager;
 mod operator;
 pub mod options;
 pub mod reply;
+pub mod router;
 pub mod scenario;
 pub mod schedule;
 mod transactions;
@@ -49,6 +51,7 @@ use judge::{Failure, Judge, Seen};
 use manager::Manager;
 use operator::Asked;
 use options::{Options, node_id};
+use router::RouterHost;
 
 /// A peer frame on its way.
 struct Frame {
@@ -82,6 +85,7 @@ pub struct Cluster {
     /// By sender and receiver.
     ends: Vec<Vec<EndId>>,
     hosts: RefCell<Vec<Rc<Host>>>,
+    routers: RefCell<Vec<Rc<RouterHost>>>,
     /// Who is told what the shard manager's group decides.
     manager: RefCell<Weak<Manager>>,
     prng: RefCell<Prng>,
@@ -127,6 +131,7 @@ impl Cluster {
             judge: RefCell::new(Judge::new(&options)),
             history: RefCell::default(),
             hosts: RefCell::default(),
+            routers: RefCell::default(),
             manager: RefCell::default(),
             coverage: RefCell::default(),
             failure: RefCell::default(),
@@ -158,6 +163,9 @@ impl Cluster {
             ))
         });
         *cluster.hosts.borrow_mut() = hosts.collect();
+        let routers =
+            (0..cluster.options.routers).map(|index| Rc::new(RouterHost::new(index, &cluster)));
+        *cluster.routers.borrow_mut() = routers.collect();
         cluster.heal();
         cluster
     }
@@ -180,6 +188,12 @@ impl Cluster {
     #[must_use]
     pub fn hosts(&self) -> Vec<Rc<Host>> {
         self.hosts.borrow().clone()
+    }
+
+    /// The routers.
+    #[must_use]
+    pub fn routers(&self) -> Vec<Rc<RouterHost>> {
+        self.routers.borrow().clone()
     }
 
     /// Prints a line if somebody reads.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kvorum_base::{GroupId, NodeId, Planted, Prng};
 use kvorum_cluster::{Address, Addresses};
 use kvorum_node::log::LogOptions;
-use kvorum_node::{Config, Member};
+use kvorum_node::{Config, Door, Member};
 
 use super::founding::CLUSTER;
 use crate::world::ms;
@@ -131,6 +131,8 @@ pub struct Options {
     /// Whether a shard manager, if there is anything for it to do, is a group of the nodes. See
     /// [`Options::seats`].
     pub is_seated: bool,
+    /// How many routers there are.
+    pub routers: usize,
     /// The dangers that it meets.
     pub dangers: Vec<Danger>,
     /// How long the storm lasts at least.
@@ -191,6 +193,7 @@ impl Options {
             changes,
             shards: draw_shards(seed),
             is_seated: draw_seated(seed),
+            routers: draw_routers(seed),
             dangers,
             storm: Duration::from_secs(60),
             operations_min: 2_000,
@@ -306,10 +309,29 @@ fn draw_seated(seed: u64) -> bool {
     Prng::new(seed ^ 0x5365_6174_6564_0001).chance(1, 2)
 }
 
+/// In half of the seeds there are routers, and half of the clients use them.
+fn draw_routers(seed: u64) -> usize {
+    let mut prng = Prng::new(seed ^ 0x526F_7574_6572_0001);
+    *prng.pick(&[0, 0, 1, 2]).expect("a choice")
+}
+
 /// The id of node `node`, counted from 0.
 #[must_use]
 pub fn node_id(node: usize) -> NodeId {
     NodeId(node as u64 + 1)
+}
+
+/// The node whose port this is, from 0, and which of its ports it is.
+pub(super) fn door_at(address: &str) -> (usize, Door) {
+    let port = address
+        .rsplit(':')
+        .next()
+        .and_then(|port| port.parse().ok());
+    let port: u16 = port.expect("addresses have ports");
+    match port - PORT_BASE - 1 {
+        node @ 0..50 => (usize::from(node), Door::Primary),
+        node => (usize::from(node - 50), Door::Replica),
+    }
 }
 
 /// Where a node is reached.

@@ -69,6 +69,10 @@ async fn play(cluster: Rc<Cluster>) {
     for host in cluster.hosts() {
         host.start();
     }
+    for router in cluster.routers() {
+        router.start();
+        router.meet_misfortunes();
+    }
     let clients = workload::start(&cluster);
     schedule::start(&cluster);
     let manager = Manager::start(&cluster);

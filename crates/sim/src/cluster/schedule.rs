@@ -48,6 +48,10 @@ pub fn calm(cluster: &Rc<Cluster>) {
         host.forget_ambush();
         host.start();
     }
+    for router in cluster.routers() {
+        router.resume();
+        router.start();
+    }
     cluster.trace(|| "the storm is over".to_owned());
 }
 

@@ -552,7 +552,8 @@ impl Worker {
     /// Scans for the keys that this client has written once: all are there.
     async fn scan(&mut self) {
         let cluster = Rc::clone(&self.client.cluster);
-        if cluster.options.is_managed() {
+        let router = self.client.router();
+        if cluster.options.is_managed() && router.is_none() {
             // One node's walk shows what it is primary of, and that changes.
             return;
         }
@@ -589,9 +590,16 @@ impl Worker {
                 }
                 Answer::Refused | Answer::Unknown => self.back_off().await,
             }
+            if self.client.router() != router {
+                // A cursor of a node is none of a router.
+                return;
+            }
         }
         if !is_whole {
             return;
+        }
+        if router.is_some() {
+            cluster.hit(Mark::ScansThroughRouters);
         }
         let found = found.into_inner();
         if let Some(missing) = wanted.iter().find(|key| !found.contains(*key)) {

@@ -118,6 +118,7 @@ impl Setup {
             changes: false,
             shards: 1,
             is_seated: false,
+            routers: 0,
             dangers: Vec::new(),
             latency: Duration::ZERO,
             tick_ms: if seed.is_multiple_of(2) { 10 } else { 20 },
@@ -298,7 +299,7 @@ impl KvCluster {
         // Every request is answered by its deadline, or a little later.
         let patience = ms(self.inner.cluster.options.deadline_ms) + Duration::from_secs(1);
         let serve = move |request: Request, answering: crate::net::Answering<Request, Reply>| {
-            let Some(connection) = host.connect(Door::Primary) else {
+            let Some(connection) = host.connect(Door::Primary, None) else {
                 return;
             };
             drop(world.spawn(async move {
