@@ -137,7 +137,8 @@ pub fn named(name: &str) -> Result<Bug, String> {
 pub fn options(seed: u64, bug: Bug) -> Options {
     let mut options = Options::draw(seed);
     // Misfortunes get deepest where nothing else happens.
-    (options.changes, options.spares, options.is_seated) = (false, 0, false);
+    (options.changes, options.spares) = (false, 0);
+    (options.is_seated, options.routers) = (false, 0);
     for danger in needs(bug) {
         if !options.has(*danger) && (options.nodes > 1 || danger.suits_one_node()) {
             options.dangers.push(*danger);
