@@ -35,7 +35,7 @@ pub struct StateMachine {
     memberships: Vec<Arc<Membership>>,
     /// The requests to the shard manager that were committed since somebody asked.
     requests: Vec<(Index, Term, Request)>,
-    /// By replica: the entries that were in its log and not committed, where none must be missed.
+    /// By replica: the entries that were in its log and not committed, of those that must not be missed.
     open: BTreeMap<ReplicaId, Vec<Entry>>,
     /// The (session, number) of every session's command in the log.
     once: BTreeSet<Vec<u8>>,
@@ -49,11 +49,15 @@ impl StateMachine {
         self.open.remove(&replica);
     }
 
-    /// Keeps the entries that are not committed yet: who commits one may have no use for it any more at the
-    /// end of the same turn, and drop it.
-    pub fn keep_open_entries(&mut self, raft: &Raft) {
+    /// Keeps the entries that are not committed yet, all of them or new members only: who commits one may have
+    /// no use for it any more at the end of the same turn, and drop it.
+    pub fn keep_open_entries(&mut self, raft: &Raft, all: bool) {
         let open = raft.entries(raft.commit().next()..=raft.last_index());
-        self.open.insert(raft.id(), open.cloned().collect());
+        let is_kept = |entry: &&Entry| all || matches!(entry.payload, Payload::Membership(_));
+        let open: Vec<Entry> = open.filter(is_kept).cloned().collect();
+        if !open.is_empty() {
+            self.open.insert(raft.id(), open);
+        }
     }
 
     /// Looks at what a replica committed in its last turn.

@@ -279,9 +279,7 @@ impl Judge {
             .machine
             .observe(raft)
             .map_err(named("state-machine-safety"))?;
-        if id == MANAGER {
-            group.machine.keep_open_entries(raft);
-        }
+        group.machine.keep_open_entries(raft, id == MANAGER);
         for committed in group.machine.take_memberships() {
             group
                 .members
