@@ -49,8 +49,8 @@ impl StateMachine {
         self.open.remove(&replica);
     }
 
-    /// Keeps the entries that are not committed yet, all of them or new members only: who commits one may have
-    /// no use for it any more at the end of the same turn, and drop it.
+    /// Keeps the entries that are not committed yet, all of them or new members only: who commits one may
+    /// have no use for it any more at the end of the same turn, and drop it.
     pub fn keep_open_entries(&mut self, raft: &Raft, all: bool) {
         let open = raft.entries(raft.commit().next()..=raft.last_index());
         let is_kept = |entry: &&Entry| all || matches!(entry.payload, Payload::Membership(_));
