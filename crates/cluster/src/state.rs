@@ -23,7 +23,7 @@ use crate::orders::{Addressee, Order, Task};
 use crate::recovery::Recovery;
 use crate::reply::{Refusal, Reply};
 use crate::runs::{SlotRuns, SlotTable};
-use crate::shards::{MANAGER, Shard};
+use crate::shards::{MANAGER, Shard, Stage};
 
 /// The ids to be given out next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -248,6 +248,16 @@ impl State {
     #[must_use]
     pub fn is_gone(&self, group: GroupId) -> bool {
         group < self.next.group && !self.shards.contains_key(&group)
+    }
+
+    /// Whether a shard has been retired: its log can be asked no more. Never after a recovery of the shard
+    /// manager, which may have forgotten shards that are there.
+    #[must_use]
+    pub fn is_retired(&self, group: GroupId) -> bool {
+        let shard = self.shards.get(&group);
+        let is_retired = shard.map_or(self.is_gone(group), |shard| shard.stage == Stage::Retired);
+        let mut recoveries = self.recoveries().iter();
+        is_retired && !recoveries.any(|recovery| recovery.group == MANAGER)
     }
 
     /// The numbered configs, the newest of which is the desired map.

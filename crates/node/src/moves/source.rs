@@ -226,6 +226,7 @@ impl Group {
             None => {}
             Some(sealed) => {
                 source.sealed_tick.get_or_insert(now_tick);
+                self.end_without_target(id, &out, shared);
                 if let Some(node) = target {
                     self.finish(id, (&out, sealed), &source, node, shared);
                 }
@@ -318,6 +319,34 @@ impl Group {
                 clock: sealed.clock,
             });
             self.tell(node, out.to, finish, shared);
+        }
+    }
+
+    /// A target that was retired can say nothing any more:
+    ///
+    /// 1. B refuses, tells the shard manager, which closes the move; A, which has sealed, has no primary.
+    /// 2. B has no slots and is removed, and its replicas are deleted.
+    /// 3. A has a primary again, and asks a group that is not there, for ever.
+    ///
+    /// The manager has retired B after closing the move, and has closed it on B's own word: the slots are B's,
+    /// or whoever's B gave them to, or still A's. They cannot have come back to A meanwhile, whose log takes
+    /// no slots that it has not let go.
+    fn end_without_target(&mut self, id: MoveId, out: &Outgoing, shared: &Shared) {
+        let Some(cluster) = &shared.cluster else {
+            return;
+        };
+        if !shared.orders.is_over(id) || !cluster.is_retired(out.to) {
+            return;
+        }
+        let mine = Some(self.id);
+        let owned = out.slots.iter().filter(|slot| cluster.owner(*slot) == mine);
+        let entry = match owned.count() {
+            0 => MoveEntry::Dropped { id },
+            count if count == out.slots.len() as usize => MoveEntry::Returned { id },
+            _ => return,
+        };
+        if self.driver.is_due(id, 9, shared.now_tick) {
+            self.propose_move(&entry, shared);
         }
     }
 

@@ -203,6 +203,14 @@ impl Cluster {
         }
     }
 
+    /// Prints how every node does, if somebody reads.
+    pub fn trace_status(&self) {
+        for host in self.hosts() {
+            let status = host.with_node(|node| format!("{:?}", node.status()));
+            self.trace(|| format!("node {}: {status:?}", host.index() + 1));
+        }
+    }
+
     /// A property does not hold. The first one counts.
     pub fn fail(&self, checker: &'static str, text: String) {
         self.trace(|| format!("FAILED {checker}: {text}"));

@@ -160,10 +160,7 @@ async fn wait(cluster: &Rc<Cluster>, what: &str, is_so: impl Fn() -> bool) -> bo
             return true;
         }
         if cluster.world.now() >= end {
-            for host in cluster.hosts() {
-                let status = host.with_node(|node| format!("{:?}", node.status()));
-                cluster.trace(|| format!("node {}: {status:?}", host.index() + 1));
-            }
+            cluster.trace_status();
             cluster.fail("liveness", format!("waited {PATIENCE:?} for {what}"));
             return false;
         }

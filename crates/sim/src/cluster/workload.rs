@@ -23,7 +23,11 @@ use crate::checkers::pipelines::OwnKey;
 use crate::checkers::sessions;
 use crate::checkers::strings::{Input, KeyInput, Output, Ttl, Value};
 use crate::history::Outcome;
-use crate::world::{Joining, ms};
+use crate::world::{Joining, Time, ms};
+
+/// How long some keys may take to be read when all is well: each of them may be asked for in vain for a
+/// whole deadline or two, by a client that has gone to the wrong place.
+const READ_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a shared key keeps its name, in seconds.
 const KEY_LIFE_SECONDS: u64 = 4;
@@ -623,6 +627,16 @@ fn output_of(reply: &Reply, part: usize, parts: usize) -> Option<Output> {
     })
 }
 
+/// Whether to go on asking; a cluster in which all is well answers in time.
+fn may_go_on(cluster: &Cluster, end: Time) -> bool {
+    if cluster.world.now() >= end && cluster.failure().is_none() {
+        cluster.trace_status();
+        let text = format!("waited {READ_PATIENCE:?} for some keys to be read");
+        cluster.fail("liveness", text);
+    }
+    cluster.failure().is_none()
+}
+
 /// Reads every key that was ever used, when all is calm: what was lost shows at the latest here.
 pub async fn read_everything(cluster: &Rc<Cluster>) {
     let worker = Worker {
@@ -648,7 +662,8 @@ pub async fn read_everything(cluster: &Rc<Cluster>) {
                 }],
             })
             .collect();
-        while !calls.is_empty() && cluster.failure().is_none() {
+        let end = cluster.world.now() + READ_PATIENCE;
+        while !calls.is_empty() && may_go_on(cluster, end) {
             calls = worker.run_calls(calls, None).await;
             worker.back_off_unless(calls.is_empty()).await;
         }
@@ -661,9 +676,11 @@ pub async fn read_everything(cluster: &Rc<Cluster>) {
             .collect();
         let mut left: Vec<(Request, Vec<u8>)> =
             gets.into_iter().zip(keys.iter().cloned()).collect();
-        while !left.is_empty() && cluster.failure().is_none() {
+        let end = cluster.world.now() + READ_PATIENCE;
+        while !left.is_empty() && may_go_on(cluster, end) {
             let requests: Vec<Request> = left.iter().map(|(request, _)| request.clone()).collect();
             let answers = worker.client.ask(&requests).await;
+            cluster.trace(|| format!("{} keys of the ledger -> {answers:.120?}", left.len()));
             let mut again = Vec::new();
             for ((request, key), answer) in left.into_iter().zip(answers) {
                 if let Answer::Done(Reply::Bulk(found)) = answer {
