@@ -328,9 +328,9 @@ impl Group {
     /// 2. B has no slots and is removed, and its replicas are deleted.
     /// 3. A has a primary again, and asks a group that is not there, for ever.
     ///
-    /// The manager has retired B after closing the move, and has closed it on B's own word: the slots are B's,
-    /// or whoever's B gave them to, or still A's. They cannot have come back to A meanwhile, whose log takes
-    /// no slots that it has not let go.
+    /// The manager has retired B after closing the move, and has closed it on B's own word: the slots are
+    /// B's, or whoever's B gave them to, or still A's. They cannot have come back to A meanwhile, whose log
+    /// takes no slots that it has not let go.
     fn end_without_target(&mut self, id: MoveId, out: &Outgoing, shared: &Shared) {
         let Some(cluster) = &shared.cluster else {
             return;
