@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{ClusterId, GroupId, NodeId, ReplicaId, SlotSet};
+use kvorum_cluster::limits::REPLICAS_MAX;
 use kvorum_cluster::{Capacity, MANAGER, Plan, PlannedGroup, PlannedNode, Settings, State};
 use kvorum_node::GroupSpec;
 
@@ -50,11 +51,12 @@ impl Options {
         manager.into_iter().chain(shards).collect()
     }
 
-    /// One replica on each node of the beginning, for the group with this place among all.
+    /// One replica on each node of the beginning, for the group with this place among all. (Labs with more
+    /// nodes than a group has replicas bring groups of their own.)
     fn replicas_at(&self, place: u64) -> BTreeMap<ReplicaId, NodeId> {
         let nodes = self.nodes as u64;
         let replica = |node: u64| (ReplicaId(place * nodes + node), NodeId(node));
-        (1..=nodes).map(replica).collect()
+        (1..=nodes.min(REPLICAS_MAX as u64)).map(replica).collect()
     }
 
     /// The cluster as it begins.
