@@ -9,7 +9,7 @@ use crate::cluster::options::{Danger, Options};
 use crate::world::ms;
 
 /// Within this many seeds a bug must be caught.
-pub const SEEDS_MAX: u64 = 200;
+pub const SEEDS_MAX: u64 = 400;
 
 /// The checkers of which one must catch the bug. (A replica's own assertions may come first where a
 /// bug breaks an invariant of its own.)
@@ -155,8 +155,11 @@ pub fn options(seed: u64, bug: Bug) -> Options {
         | Bug::ReceivedUnchecked
         | Bug::StagingNotInSnapshot
         | Bug::ClockStepsBack
-        | Bug::SealedCancelled
-        | Bug::VersionsNotMoved => options.shards = options.shards.max(2),
+        | Bug::SealedCancelled => options.shards = options.shards.max(2),
+        // A slot must move between a removal in it and the next question for a version there.
+        Bug::VersionsNotMoved => {
+            (options.shards, options.think_max) = (options.shards.max(2), ms(10));
+        }
         // Leaders must change while orders are withdrawn.
         Bug::StaleOrderExecuted => {
             options.make_changes();
