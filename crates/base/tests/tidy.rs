@@ -38,6 +38,7 @@ const HOUSE: &[(&str, &[&str])] = &[
             "raft",
             "kv",
             "node",
+            "router",
             "secret",
             "server",
             "mapreduce",

@@ -11,6 +11,7 @@
 //!   bulks, and lines), with the errors of Redis to the letter;
 //! - [`replies`], [`stored`], [`number`], [`outbuf`]: from calls to bytes, in either version;
 //! - [`connection`], [`transaction`]: order, versions, CLIENT REPLY, pushes, the end, the queue;
+//! - [`request`], [`answer`]: the other end, for those who are clients themselves;
 //! - [`limits`]: everything that a client could make too large.
 //!
 //! The shape follows from three wishes. *A request costs tens of nanoseconds*: so nothing is
@@ -19,10 +20,10 @@
 //! where it likes, so neither a request nor an error may depend on it, and a request that trickles in
 //! is looked at only once.
 //!
-//! Not here: what commands mean (arity, names, texts of their errors), who may run them, reading
-//! replies (that is a client's business), and RESP3 attributes and streamed types, which no server
-//! sends.
+//! Not here: what commands mean (arity, names, texts of their errors), who may run them, and RESP3
+//! attributes and streamed types, which no server sends.
 
+pub mod answer;
 pub mod args;
 pub mod connection;
 pub mod error;
@@ -34,6 +35,7 @@ pub mod number;
 pub mod outbuf;
 mod parse;
 pub mod replies;
+pub mod request;
 pub mod stored;
 pub mod transaction;
 

@@ -7,11 +7,11 @@
 
 use kvorum_base::{ConnId, Slot};
 use kvorum_kv::{Spec, keys_of};
+use kvorum_resp::answer::{Element, Elements};
 use kvorum_resp::{Args, ArgsBuf, Replies};
 
 use crate::answers::Answer;
 use crate::limits::NAMED_KEYS_BYTES_MAX;
-use crate::reply::{Element, Elements};
 use crate::router::Router;
 
 /// How the parts' replies become one.

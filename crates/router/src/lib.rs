@@ -44,7 +44,6 @@ mod pieces;
 pub mod planted;
 mod replicas;
 mod reply;
-mod request;
 mod route;
 mod router;
 mod sending;
@@ -53,5 +52,6 @@ mod sweeps;
 mod transactions;
 
 pub use event::{Effect, Event, LinkId, Process};
+pub use map::parse_slots;
 pub use router::{Config, Router};
 pub use status::Status;

@@ -11,14 +11,14 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use kvorum_resp::answer::Scanner;
+use kvorum_resp::request::encode_words;
 use kvorum_resp::{OutBuf, Version};
 
 use crate::event::LinkId;
 use crate::limits::{DIAL_TICKS_MAX, LINK_BYTES_MAX, LINK_REQUESTS_MAX};
 use crate::map::NodeAt;
 use crate::pieces::Ticket;
-use crate::reply::Scanner;
-use crate::request::encode_words;
 
 /// How far a link is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,8 +5,7 @@
 
 use kvorum_base::Slot;
 use kvorum_base::slot::SLOT_COUNT;
-
-use crate::reply::Elements;
+use kvorum_resp::answer::Elements;
 
 /// A node's place in the router's list.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -92,14 +91,18 @@ impl Map {
 
 /// A range of slots, and who is said to serve it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Range {
-    pub(crate) run: (u16, u16),
-    pub(crate) primary: String,
-    pub(crate) replicas: Vec<String>,
+pub struct Range {
+    /// The first slot and the last one.
+    pub run: (u16, u16),
+    /// Where its primary takes clients: `host:port`.
+    pub primary: String,
+    /// Where replicas of it take readers.
+    pub replicas: Vec<String>,
 }
 
 /// The ranges of a reply to CLUSTER SLOTS; `None` if it is not one.
-pub(crate) fn parse_slots(reply: &[u8]) -> Option<Vec<Range>> {
+#[must_use]
+pub fn parse_slots(reply: &[u8]) -> Option<Vec<Range>> {
     let mut elements = Elements::new(reply);
     let count = elements.array()?;
     let mut ranges = Vec::new();

@@ -2,13 +2,13 @@
 
 use kvorum_base::Slot;
 use kvorum_resp::Version;
+use kvorum_resp::answer::Scanner;
+use kvorum_resp::request::encode_words;
 
 use crate::event::{Effect, LinkId};
 use crate::limits::{LINK_DOUBT_TICKS, MAP_TICKS_MAX, MAP_TICKS_MIN, NODES_MAX, REPLY_BYTES_MAX};
 use crate::links::{Link, State, Waiting};
 use crate::map::{NodeAt, parse_slots};
-use crate::reply::Scanner;
-use crate::request::encode_words;
 use crate::router::Router;
 
 /// A node as the router knows it: its address and its two links, of versions 2 and 3.

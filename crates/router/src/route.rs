@@ -4,13 +4,13 @@ use kvorum_base::{ConnId, Slot};
 use kvorum_clients::transaction;
 use kvorum_kv::command::spec::Flags;
 use kvorum_kv::{CrossSlot, Keys, Run, Spec, keys_of, slot_of_keys};
+use kvorum_resp::request::encode;
 use kvorum_resp::{Args, InputLimits, Request, Version};
 
 use crate::clients::Client;
 use crate::gather::{Gather, kind_of, split};
 use crate::limits::REQUEST_BYTES_MAX;
 use crate::pieces::{Class, Owner, Piece};
-use crate::request::encode;
 use crate::router::Router;
 use crate::sweeps::is_sweep;
 

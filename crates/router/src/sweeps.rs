@@ -14,14 +14,14 @@
 use kvorum_base::slot::SLOT_COUNT;
 use kvorum_base::{ConnId, Slot, SlotSet};
 use kvorum_kv::{Spec, cursor_of, slot_of_cursor};
+use kvorum_resp::answer::Elements;
+use kvorum_resp::request::encode;
 use kvorum_resp::{Args, ArgsBuf, Version};
 
 use crate::answers::Answer;
 use crate::clients::Client;
 use crate::pieces::{Class, Owner, Piece};
 use crate::planted::Bug;
-use crate::reply::Elements;
-use crate::request::encode;
 use crate::router::Router;
 
 /// What is done with all keys.

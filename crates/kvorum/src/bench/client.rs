@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use kvorum_base::Prng;
+use kvorum_resp::answer::{NoReply, Scanner};
+use kvorum_resp::request::put_words;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::replies::{Kind, Reply, cut, read};
 use super::run::Shared;
 use super::tally::Class;
 
@@ -24,6 +25,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
 /// Room for replies that arrive together.
 const READ_BYTES: usize = 16 << 10;
+
+/// What a read is answered with that finds nothing.
+const NULL: &[u8] = b"$-1\r\n";
+const NO_REPLY: &str = "the server sends what is no reply of this protocol";
 
 /// One request.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +50,38 @@ pub(crate) enum Source {
 
 struct Link {
     socket: TcpStream,
-    /// Read, and not yet a whole reply.
+    /// What was read, and not dropped yet.
     held: Vec<u8>,
+    /// So much of it has been taken.
+    taken: usize,
+    /// How far the reply behind that is understood.
+    scanner: Scanner,
+}
+
+impl Link {
+    /// The next reply, if it has been read whole.
+    fn next_reply(&mut self) -> Result<Option<&[u8]>, NoReply> {
+        let begin = self.taken;
+        let Some(len) = self.scanner.advance(&self.held[begin..])? else {
+            return Ok(None);
+        };
+        self.scanner = Scanner::default();
+        self.taken += len;
+        Ok(Some(&self.held[begin..self.taken]))
+    }
+
+    /// Reads what has come, or waits for it.
+    async fn read(&mut self) -> Result<(), String> {
+        self.held.drain(..self.taken);
+        self.taken = 0;
+        self.held.reserve(READ_BYTES);
+        match timeout(REPLY_PATIENCE, self.socket.read_buf(&mut self.held)).await {
+            Ok(Ok(1..)) => Ok(()),
+            Ok(Ok(0)) => Err("the connection was closed".into()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no reply".into()),
+        }
+    }
 }
 
 /// How a batch ended.
@@ -263,38 +298,27 @@ impl Client {
         let mut answered = 0;
         let mut is_refused = false;
         while answered < batch.len() {
-            let mut used = 0;
-            while answered < batch.len() {
-                match cut(&link.held[used..]) {
-                    Ok(Some((length, kind))) => {
-                        let reply = &link.held[used..used + length];
-                        match settle(&self.shared, batch[answered], kind, reply) {
-                            Settled::Over => {}
-                            Settled::Again {
-                                is_refused: refused,
-                            } => {
-                                is_refused |= refused;
-                                self.queue.push_back(batch[answered]);
-                            }
-                        }
-                        used += length;
-                        answered += 1;
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        self.shared.note_trouble(&error);
-                        return Ended::Broke(answered);
-                    }
+            let reply = match link.next_reply() {
+                Ok(Some(reply)) => reply,
+                Ok(None) => match link.read().await {
+                    Ok(()) => continue,
+                    Err(_) => return Ended::Broke(answered),
+                },
+                Err(NoReply) => {
+                    self.shared.note_trouble(NO_REPLY);
+                    return Ended::Broke(answered);
+                }
+            };
+            match settle(&self.shared, batch[answered], reply) {
+                Settled::Over => {}
+                Settled::Again {
+                    is_refused: refused,
+                } => {
+                    is_refused |= refused;
+                    self.queue.push_back(batch[answered]);
                 }
             }
-            link.held.drain(..used);
-            if answered < batch.len() {
-                link.held.reserve(READ_BYTES);
-                match timeout(REPLY_PATIENCE, link.socket.read_buf(&mut link.held)).await {
-                    Ok(Ok(1..)) => {}
-                    _ => return Ended::Broke(answered),
-                }
-            }
+            answered += 1;
         }
         if is_refused {
             sleep(RETRY_PAUSE).await;
@@ -322,13 +346,15 @@ async fn connect(address: &str, password: Option<&str>) -> Result<Link, String> 
     let mut link = Link {
         socket,
         held: Vec::new(),
+        taken: 0,
+        scanner: Scanner::default(),
     };
     if let Some(password) = password {
         let answer = ask(&mut link, &[b"AUTH", password.as_bytes()])
             .await
             .map_err(|error| wrong(&error))?;
-        if let Reply::Error(error) = answer {
-            return Err(wrong(&error));
+        if let Some(error) = answer.strip_prefix(b"-") {
+            return Err(wrong(&String::from_utf8_lossy(error).trim_end()));
         }
     }
     Ok(link)
@@ -339,41 +365,26 @@ pub(crate) async fn ask_once(
     address: &str,
     password: Option<&str>,
     words: &[&[u8]],
-) -> Result<Reply, String> {
+) -> Result<Vec<u8>, String> {
     let mut link = connect(address, password).await?;
     ask(&mut link, words)
         .await
         .map_err(|error| format!("{address}: {error}"))
 }
 
-async fn ask(link: &mut Link, words: &[&[u8]]) -> Result<Reply, String> {
+async fn ask(link: &mut Link, words: &[&[u8]]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
-    put_words(words, &mut out);
+    put_words(&mut out, words);
     link.socket
         .write_all(&out)
         .await
         .map_err(|error| error.to_string())?;
     loop {
-        if let Some((length, _)) = cut(&link.held)? {
-            let (reply, _) = read(&link.held)?;
-            link.held.drain(..length);
-            return Ok(reply);
+        match link.next_reply() {
+            Ok(Some(reply)) => return Ok(reply.to_vec()),
+            Ok(None) => link.read().await?,
+            Err(NoReply) => return Err(NO_REPLY.into()),
         }
-        match timeout(REPLY_PATIENCE, link.socket.read_buf(&mut link.held)).await {
-            Ok(Ok(1..)) => {}
-            Ok(Ok(0)) => return Err("the connection was closed".into()),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err("no reply".into()),
-        }
-    }
-}
-
-fn put_words(words: &[&[u8]], out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
-    for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -381,8 +392,8 @@ fn put_request(shared: &Shared, job: Job, out: &mut Vec<u8>) {
     let mut key = Vec::with_capacity(shared.options.key_size as usize);
     shared.keys.put(job.key, &mut key);
     match job.class {
-        Class::Read => put_words(&[b"GET", &key], out),
-        Class::Write => put_words(&[b"SET", &key, &shared.value], out),
+        Class::Read => put_words(out, &[b"GET", &key]),
+        Class::Write => put_words(out, &[b"SET", &key, &shared.value]),
     }
 }
 
@@ -395,10 +406,10 @@ enum Settled {
 }
 
 /// Counts a reply, or says that the request has to be sent again.
-fn settle(shared: &Shared, job: Job, kind: Kind, reply: &[u8]) -> Settled {
+fn settle(shared: &Shared, job: Job, reply: &[u8]) -> Settled {
     let mut tally = shared.tally.borrow_mut();
-    if kind == Kind::Error {
-        let text = String::from_utf8_lossy(&reply[1..]);
+    if let Some(text) = reply.strip_prefix(b"-") {
+        let text = String::from_utf8_lossy(text);
         let text = text.trim_end();
         if shared.options.cluster {
             if shared.places.borrow_mut().moved(text).is_some() {
@@ -417,7 +428,7 @@ fn settle(shared: &Shared, job: Job, kind: Kind, reply: &[u8]) -> Settled {
         tally.failed(text);
         return Settled::Over;
     }
-    if kind == Kind::Null && job.class == Class::Read {
+    if job.class == Class::Read && reply == NULL {
         tally.missed();
     }
     tally.answered(job.class, job.due, Instant::now());

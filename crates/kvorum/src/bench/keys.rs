@@ -1,5 +1,6 @@
 //! Which key is asked for next.
 
+use std::io::Write;
 use std::ops::RangeInclusive;
 
 use clap::ValueEnum;
@@ -79,7 +80,7 @@ impl Keys {
     /// Writes the key: "key:" and digits.
     pub(crate) fn put(&self, number: u64, out: &mut Vec<u8>) {
         let digits = self.size - 4;
-        out.extend_from_slice(format!("key:{number:0digits$}").as_bytes());
+        write!(out, "key:{number:0digits$}").expect("memory takes all");
     }
 }
 

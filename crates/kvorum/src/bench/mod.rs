@@ -11,7 +11,6 @@
 mod client;
 mod keys;
 mod places;
-mod replies;
 mod report;
 mod run;
 mod tally;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::replies::Reply;
+use kvorum_base::slot::SLOT_COUNT;
+use kvorum_router::parse_slots;
 
 /// The map of a cluster, shared by all clients of a run. Servers are numbered.
 pub(crate) struct Places {
@@ -12,15 +13,12 @@ pub(crate) struct Places {
     seeds: usize,
 }
 
-/// Slots of a cluster.
-const SLOTS: usize = 16384;
-
 impl Places {
     /// Knows only the servers that were named.
     pub(crate) fn new(seeds: &[String]) -> Self {
         Self {
             addresses: seeds.to_vec(),
-            owners: vec![None; SLOTS],
+            owners: vec![None; usize::from(SLOT_COUNT)],
             seeds: seeds.len(),
         }
     }
@@ -39,17 +37,15 @@ impl Places {
     }
 
     /// Takes what CLUSTER SLOTS answered.
-    pub(crate) fn learn(&mut self, reply: &Reply) -> Result<(), String> {
-        let Reply::Array(rows) = reply else {
-            return Err(format!(
-                "CLUSTER SLOTS answers {reply:?}; is this a cluster? Without: no --cluster"
-            ));
-        };
-        for row in rows {
-            let (first, last, address) =
-                row_of(row).ok_or_else(|| format!("cannot read {row:?}"))?;
-            let server = self.number(&address);
-            for slot in first..=last {
+    pub(crate) fn learn(&mut self, reply: &[u8]) -> Result<(), String> {
+        let ranges = parse_slots(reply).ok_or_else(|| {
+            let text = String::from_utf8_lossy(reply);
+            let line = text.lines().next().unwrap_or_default();
+            format!("CLUSTER SLOTS answers {line}; is this a cluster? Without: no --cluster")
+        })?;
+        for range in ranges {
+            let server = self.number(&range.primary);
+            for slot in range.run.0..=range.run.1 {
                 self.owners[usize::from(slot)] = Some(server);
             }
         }
@@ -96,24 +92,4 @@ impl Places {
             }
         }
     }
-}
-
-fn row_of(row: &Reply) -> Option<(u16, u16, String)> {
-    let Reply::Array(row) = row else { return None };
-    let (Reply::Integer(first), Reply::Integer(last), Reply::Array(primary)) =
-        (row.first()?, row.get(1)?, row.get(2)?)
-    else {
-        return None;
-    };
-    let (Reply::Bulk(host), Reply::Integer(port)) = (primary.first()?, primary.get(1)?) else {
-        return None;
-    };
-    let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
-    (first <= last && usize::from(last) < SLOTS).then(|| {
-        (
-            first,
-            last,
-            format!("{}:{port}", String::from_utf8_lossy(host)),
-        )
-    })
 }

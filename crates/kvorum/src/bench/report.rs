@@ -10,7 +10,7 @@ use super::tally::{Count, Second, Totals};
 
 /// A result: what was asked for, where, and what came of it.
 #[derive(Serialize)]
-struct Result<'a> {
+struct Measured<'a> {
     addresses: &'a [String],
     is_cluster_client: bool,
     clients: u32,
@@ -65,8 +65,8 @@ fn brief(name: &str, count: &Count) -> String {
 }
 
 /// The result, on standard output and in a file.
-pub(crate) fn print(options: &RunOptions, totals: &Totals) -> std::result::Result<(), String> {
-    let result = Result {
+pub(crate) fn print(options: &RunOptions, totals: &Totals) -> Result<(), String> {
+    let result = Measured {
         addresses: &options.address,
         is_cluster_client: options.cluster,
         clients: options.clients,

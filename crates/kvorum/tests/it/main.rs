@@ -4,6 +4,7 @@
 //! The tests take turns: several clusters at once on a small machine would only measure each other.
 
 mod addresses;
+mod bench;
 mod churn;
 mod clients;
 mod cluster;
