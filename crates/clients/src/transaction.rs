@@ -9,7 +9,7 @@
 //! older than all that its client reads next.
 
 use kvorum_kv::command::table;
-use kvorum_kv::{Run, Spec, keys_of};
+use kvorum_kv::{NodeCommand, Run, Spec, keys_of};
 use kvorum_resp::{Args, ArgsBuf, Connection, Replies, TransactionLimits, replay_stored};
 
 /// Said to EXEC where a command was refused when it was queued.
@@ -142,11 +142,48 @@ pub fn queue(
     queued.map_err(|_| TOO_LARGE.to_owned())
 }
 
-/// MULTI.
+/// What one of the commands about transactions comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// It is done: OK.
+    Done,
+    /// It is not, and this is the reply.
+    Refused(&'static str),
+    /// WATCH has to ask for versions.
+    Watch,
+    /// EXEC has to be run ([`take`]).
+    Exec,
+}
+
+/// Runs one of the commands about transactions, as far as it concerns the connection alone.
 ///
-/// # Errors
-/// The reply to give instead of OK.
-pub fn begin(connection: &mut Connection) -> Result<(), &'static str> {
+/// # Panics
+/// If the command is another.
+pub fn step(
+    connection: &mut Connection,
+    watches: &mut Watches,
+    command: NodeCommand,
+    args: Args<'_>,
+) -> Step {
+    let done = match command {
+        NodeCommand::Multi => begin(connection),
+        NodeCommand::Discard => discard(connection, watches),
+        NodeCommand::Unwatch => {
+            watches.forget();
+            Ok(())
+        }
+        NodeCommand::Watch => match may_watch(connection, watches, args) {
+            Ok(()) => return Step::Watch,
+            refused => refused,
+        },
+        NodeCommand::Exec => return Step::Exec,
+        other => panic!("{other:?} is not about transactions"),
+    };
+    done.map_or_else(Step::Refused, |()| Step::Done)
+}
+
+/// MULTI.
+fn begin(connection: &mut Connection) -> Result<(), &'static str> {
     match connection.begin_transaction() {
         true => Ok(()),
         false => Err(NESTED),
@@ -154,10 +191,7 @@ pub fn begin(connection: &mut Connection) -> Result<(), &'static str> {
 }
 
 /// DISCARD.
-///
-/// # Errors
-/// The reply to give instead of OK.
-pub fn discard(connection: &mut Connection, watches: &mut Watches) -> Result<(), &'static str> {
+fn discard(connection: &mut Connection, watches: &mut Watches) -> Result<(), &'static str> {
     if connection.take_transaction().is_none() {
         return Err(NOTHING_TO_DISCARD);
     }
@@ -166,10 +200,7 @@ pub fn discard(connection: &mut Connection, watches: &mut Watches) -> Result<(),
 }
 
 /// Whether WATCH may be sent now.
-///
-/// # Errors
-/// The reply to give instead.
-pub fn may_watch(
+fn may_watch(
     connection: &mut Connection,
     watches: &Watches,
     args: Args<'_>,
@@ -212,15 +243,15 @@ pub enum Transaction {
     Answered(Vec<Vec<u8>>),
 }
 
-/// EXEC: ends the queueing and the watching. What is not about keys is answered now, by `answer` in the
-/// stored form: it changes nothing, so nobody sees that it was early.
+/// EXEC: ends the queueing and the watching. What is not about keys is answered now, in the stored form and by
+/// `answer` where it is about the node: it changes nothing, so nobody sees that it was early.
 ///
 /// # Errors
 /// The reply to give instead.
 pub fn take(
     connection: &mut Connection,
     watches: &mut Watches,
-    mut answer: impl FnMut(&'static Spec, Args<'_>) -> Vec<u8>,
+    mut answer: impl FnMut(NodeCommand, Args<'_>, &mut Replies<'_>),
 ) -> Result<Transaction, &'static str> {
     let transaction = connection.take_transaction().ok_or(NOT_BEGUN)?;
     let watched = std::mem::take(&mut watches.known);
@@ -243,7 +274,13 @@ pub fn take(
             push_number(&mut request, args.len() as u64);
             args.iter().for_each(|word| request.push(word));
         } else {
-            let reply = answer(spec, args);
+            let mut reply = Vec::new();
+            let mut replies = Replies::stored(&mut reply);
+            match spec.run {
+                Run::Pure(run) => run(args, &mut replies),
+                Run::Node(command) => answer(command, args, &mut replies),
+                Run::Read(_) | Run::Write { .. } | Run::Container => replies.error(NOT_ALLOWED),
+            }
             push_number(&mut request, 0);
             request.push(&reply);
             answers.push(reply);
@@ -285,9 +322,9 @@ mod tests {
         String::from_utf8(out).expect("text")
     }
 
-    fn pong(spec: &'static Spec, _: Args<'_>) -> Vec<u8> {
-        assert_eq!(spec.name, "ping");
-        b"+PONG\r\n".to_vec()
+    fn pong(command: NodeCommand, _: Args<'_>, replies: &mut Replies<'_>) {
+        assert_eq!(command, NodeCommand::Ping);
+        replies.simple("PONG");
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //! Keys in several slots are refused at EXEC, before anything is sent: no two shards agree on one moment.
 
 use kvorum_base::ConnId;
-use kvorum_clients::transaction::{self, Transaction};
-use kvorum_kv::{NodeCommand, Run, Spec, keys_of, slot_of_keys};
+use kvorum_clients::transaction::{self, Step, Transaction};
+use kvorum_kv::{NodeCommand, Spec, keys_of, slot_of_keys};
 use kvorum_resp::{Args, ArgsBuf, Replies};
 
 use crate::answers::Answer;
@@ -36,24 +36,13 @@ impl Router {
             watches,
             ..
         } = client;
-        let done = match command {
-            NodeCommand::Multi => transaction::begin(connection),
-            NodeCommand::Discard => transaction::discard(connection, watches),
-            NodeCommand::Unwatch => {
-                watches.forget();
-                Ok(())
-            }
-            NodeCommand::Exec => return self.exec(client, seq),
-            _ => match transaction::may_watch(connection, watches, args) {
-                Ok(()) => return self.watch(client, seq, args),
-                refused => refused,
-            },
-        };
-        match done {
-            Ok(()) => {
+        match transaction::step(connection, watches, command, args) {
+            Step::Done => {
                 client.connection.reply(seq, |replies| replies.ok());
             }
-            Err(text) => self.refuse_request(client, seq, text.as_bytes()),
+            Step::Refused(text) => self.refuse_request(client, seq, text.as_bytes()),
+            Step::Watch => self.watch(client, seq, args),
+            Step::Exec => self.exec(client, seq),
         }
     }
 
@@ -114,17 +103,8 @@ impl Router {
         if self.config.planted.has(Bug::WatchForgotten) {
             watches.forget();
         }
-        let answer = |spec: &'static Spec, args: Args<'_>| {
-            let mut reply = Vec::new();
-            let mut replies = Replies::stored(&mut reply);
-            match spec.run {
-                Run::Pure(run) => run(args, &mut replies),
-                Run::Node(command) => self.answer(profile, command, args, &mut replies),
-                Run::Read(_) | Run::Write { .. } | Run::Container => {
-                    replies.error(transaction::NOT_ALLOWED);
-                }
-            }
-            reply
+        let answer = |command, args: Args<'_>, replies: &mut Replies<'_>| {
+            self.answer(profile, command, args, replies);
         };
         match transaction::take(connection, watches, answer) {
             Err(text) => self.refuse_request(client, seq, text.as_bytes()),

@@ -7,8 +7,8 @@
 //! primaries only.
 
 use kvorum_base::Slot;
-use kvorum_clients::transaction::{self, Transaction};
-use kvorum_kv::{CrossSlot, NodeCommand, Run, Spec, keys_of, slot_of_keys};
+use kvorum_clients::transaction::{self, Step, Transaction};
+use kvorum_kv::{CrossSlot, NodeCommand, Spec, keys_of, slot_of_keys};
 use kvorum_resp::{Args, Replies};
 
 use super::connections::Client;
@@ -33,27 +33,16 @@ impl Node {
             watches,
             ..
         } = client;
-        let done = match command {
-            NodeCommand::Multi => transaction::begin(connection),
-            NodeCommand::Discard => transaction::discard(connection, watches),
-            NodeCommand::Unwatch => {
-                watches.forget();
-                Ok(())
-            }
-            NodeCommand::Exec => return self.exec(client, seq),
-            _ => match transaction::may_watch(connection, watches, args) {
-                Ok(()) => {
-                    watches.ask(seq, args);
-                    return self.pass_to_group(client, seq, transaction::versions_spec(), args);
-                }
-                refused => refused,
-            },
-        };
-        match done {
-            Ok(()) => {
+        match transaction::step(connection, watches, command, args) {
+            Step::Done => {
                 client.reply(seq, |replies| replies.ok());
             }
-            Err(text) => self.refuse_request(client, seq, text.as_bytes()),
+            Step::Refused(text) => self.refuse_request(client, seq, text.as_bytes()),
+            Step::Watch => {
+                watches.ask(seq, args);
+                return self.pass_to_group(client, seq, transaction::versions_spec(), args);
+            }
+            Step::Exec => self.exec(client, seq),
         }
         Passed::Yes
     }
@@ -99,7 +88,7 @@ impl Node {
         node.map(|node| face::redirect(&self.shared.config, slot, Some(node)))
     }
 
-    fn exec(&mut self, client: &mut Client, seq: u32) -> Passed {
+    fn exec(&mut self, client: &mut Client, seq: u32) {
         let Client {
             connection,
             watches,
@@ -107,19 +96,8 @@ impl Node {
             door,
             ..
         } = client;
-        let answer = |spec: &'static Spec, args: Args<'_>| {
-            let mut reply = Vec::new();
-            let mut replies = Replies::stored(&mut reply);
-            match spec.run {
-                Run::Pure(run) => run(args, &mut replies),
-                Run::Node(command) => {
-                    local::answer(self, (profile, *door), command, args, &mut replies);
-                }
-                Run::Read(_) | Run::Write { .. } | Run::Container => {
-                    replies.error(transaction::NOT_ALLOWED);
-                }
-            }
-            reply
+        let answer = |command, args: Args<'_>, replies: &mut Replies<'_>| {
+            local::answer(self, (profile, *door), command, args, replies);
         };
         match transaction::take(connection, watches, answer) {
             Err(text) => self.refuse_request(client, seq, text.as_bytes()),
@@ -135,6 +113,5 @@ impl Node {
                 }
             }
         }
-        Passed::Yes
     }
 }
