@@ -15,6 +15,9 @@ use kvorum_server::identity::Shape;
 
 use crate::up::REPLICAS_DEFAULT;
 
+/// The group of the shard manager.
+const MANAGER: u64 = 0;
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// HTTP addresses of some nodes of a running cluster: the others are found through them

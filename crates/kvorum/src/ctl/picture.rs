@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use kvorum_server::control::cluster::Picture;
 use kvorum_server::control::status::{FollowerStatus, GroupStatus};
 
+use super::MANAGER;
 use super::status::Answer;
 
-/// The group of the shard manager.
-const MANAGER: u64 = 0;
 /// A replica that was not heard from for so long is not called in step.
 const SILENT_MS: u64 = 1000;
 

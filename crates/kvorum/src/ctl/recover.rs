@@ -5,7 +5,7 @@
 //! majority; then each shard, by the manager's order. Whether a majority is really silent is looked at again
 //! by the node that goes on; nothing that is believed here can make a group with a majority lose it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -16,7 +16,9 @@ use kvorum_server::control::recover::{PATH, RecoverManager};
 use kvorum_server::control::status::{GroupStatus, ProcessStatus};
 use serde::Serialize;
 
+use super::MANAGER;
 use super::cluster::{Access, picture, print_json};
+use super::status::ask_all;
 
 /// How long a group without a primary may take to elect one before it counts as lost.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -25,8 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks, and how many of them between two orders.
 const LOOK: Duration = Duration::from_millis(250);
 const LOOKS: u32 = 8;
-
-const MANAGER: u64 = 0;
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -197,8 +197,14 @@ fn look(nodes: &[String], only: Option<&str>) -> Result<Vec<Group>, String> {
             return Err(format!("there is no shard {only}"));
         }
     }
-    for (http, node) in ask_all(nodes, &picture) {
-        let status = node.status.unwrap_or_default();
+    let known = picture.nodes.iter().map(|node| node.http.clone());
+    let asked: Vec<String> = nodes.iter().cloned().chain(known).collect();
+    for status in ask_all(&asked)
+        .into_iter()
+        .filter_map(|answer| answer.status)
+    {
+        let http = status.addresses.http;
+        let status = status.status.unwrap_or_default();
         if status.lost.is_some() {
             continue;
         }
@@ -214,21 +220,6 @@ fn look(nodes: &[String], only: Option<&str>) -> Result<Vec<Group>, String> {
         }
     }
     Ok(groups)
-}
-
-/// The nodes that answer, each once.
-fn ask_all(nodes: &[String], picture: &Picture) -> BTreeMap<String, ProcessStatus> {
-    let known = picture.nodes.iter().map(|node| node.http.clone());
-    let mut answers = BTreeMap::new();
-    for asked in nodes.iter().cloned().chain(known) {
-        if answers.contains_key(&asked) {
-            continue;
-        }
-        if let Ok(status) = client::get::<ProcessStatus>(&asked, "/api/v1/status") {
-            answers.insert(status.addresses.http.clone(), status);
-        }
-    }
-    answers
 }
 
 fn print(group: &Group) {

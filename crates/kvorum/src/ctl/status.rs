@@ -44,7 +44,8 @@ fn newest_picture(answers: &[Answer]) -> Option<Picture> {
     pictures.max_by_key(|picture| (picture.recoveries.len(), picture.applied))
 }
 
-fn ask_all(cluster: &[String]) -> Vec<Answer> {
+/// Asks these nodes, and all that they know of; each is in it once.
+pub(super) fn ask_all(cluster: &[String]) -> Vec<Answer> {
     let mut to_ask: Vec<String> = cluster.to_vec();
     let mut answers: Vec<Answer> = Vec::new();
     while let Some(http) = to_ask.pop() {
