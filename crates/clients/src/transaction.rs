@@ -243,8 +243,8 @@ pub enum Transaction {
     Answered(Vec<Vec<u8>>),
 }
 
-/// EXEC: ends the queueing and the watching. What is not about keys is answered now, in the stored form and by
-/// `answer` where it is about the node: it changes nothing, so nobody sees that it was early.
+/// EXEC: ends the queueing and the watching. What is not about keys is answered now, in the stored form and
+/// by `answer` where it is about the node: it changes nothing, so nobody sees that it was early.
 ///
 /// # Errors
 /// The reply to give instead.

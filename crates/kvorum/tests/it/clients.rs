@@ -79,7 +79,9 @@ pub(crate) fn python(name: &str) -> Result<Command, String> {
     let mut command = Command::new("python3");
     command.env("PYTHONPATH", library);
     // Scripts have a module in common, and stand in the source tree.
-    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(script(name));
+    command
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .arg(script(name));
     Ok(command)
 }
 

@@ -6,6 +6,7 @@
 //! a session is sent again.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -27,6 +28,33 @@ pub(super) trait Server {
     fn received(self: Rc<Self>, life: u64, conn: ConnId, bytes: Vec<u8>);
     /// A client's end is closed.
     fn closed(self: Rc<Self>, life: u64, conn: ConnId);
+}
+
+/// What came for connections that a server does not want to read.
+#[derive(Default)]
+pub(super) struct Unread(BTreeMap<ConnId, Vec<Vec<u8>>>);
+
+impl Unread {
+    /// What comes for this connection waits from now on.
+    pub(super) fn stop(&mut self, conn: ConnId) {
+        self.0.entry(conn).or_default();
+    }
+
+    /// Bytes have come: they are handed back if they are to be read now.
+    pub(super) fn arrived(&mut self, conn: ConnId, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        match self.0.get_mut(&conn) {
+            Some(waiting) => {
+                waiting.push(bytes);
+                None
+            }
+            None => Some(bytes),
+        }
+    }
+
+    /// The connection is read again, or gone; what has waited.
+    pub(super) fn take(&mut self, conn: ConnId) -> Vec<Vec<u8>> {
+        self.0.remove(&conn).unwrap_or_default()
+    }
 }
 
 /// What comes back on a connection.

@@ -27,7 +27,7 @@ use kvorum_node::status::Counters;
 use kvorum_node::{BatchSeq, Config, Control, Door, Effect, Node, SegmentId};
 
 use super::Cluster;
-use super::client::{Connection, Listener, Server};
+use super::client::{Connection, Listener, Server, Unread};
 use super::coverage::Mark;
 use super::options::node_id;
 use crate::disk::{Disk, FileName};
@@ -77,8 +77,7 @@ struct Process {
     is_turn_due: bool,
     is_paused: bool,
     connections: BTreeMap<ConnId, Rc<Connection>>,
-    /// What came for connections that the node does not want to read.
-    unread: BTreeMap<ConnId, Vec<Vec<u8>>>,
+    unread: Unread,
     free: Vec<ConnId>,
     next_index: u32,
     /// Already in the coverage.
@@ -262,7 +261,7 @@ impl Host {
             is_turn_due: false,
             is_paused: false,
             connections: BTreeMap::new(),
-            unread: BTreeMap::new(),
+            unread: Unread::default(),
             free: Vec::new(),
             next_index: 0,
             counted: Counters::default(),

@@ -13,7 +13,7 @@ use kvorum_router::planted::Planted;
 use kvorum_router::{Config, Effect, Event, LinkId, Router};
 
 use super::Cluster;
-use super::client::{Connection, Heard, Server};
+use super::client::{Connection, Heard, Server, Unread};
 use super::coverage::Mark;
 use super::options::{WALL_START_MS, addresses_of, door_at, node_id};
 use crate::world::ms;
@@ -37,8 +37,7 @@ struct Process {
     is_turn_due: bool,
     is_paused: bool,
     connections: BTreeMap<ConnId, Rc<Connection>>,
-    /// What came for clients that the router does not want to read.
-    unread: BTreeMap<ConnId, Vec<Vec<u8>>>,
+    unread: Unread,
     links: BTreeMap<LinkId, Rc<Connection>>,
     next_index: u32,
 }
@@ -47,6 +46,14 @@ struct State {
     prng: Prng,
     process: Option<Process>,
     lives: u64,
+}
+
+impl State {
+    /// The process, if it is still in this life.
+    fn in_life(&mut self, life: u64) -> Option<&mut Process> {
+        let process = self.process.as_mut();
+        process.filter(|process| process.life == life)
+    }
 }
 
 /// One router's machine.
@@ -113,7 +120,7 @@ impl RouterHost {
             is_turn_due: false,
             is_paused: false,
             connections: BTreeMap::new(),
-            unread: BTreeMap::new(),
+            unread: Unread::default(),
             links: BTreeMap::new(),
             next_index: 0,
         });
@@ -241,11 +248,7 @@ impl RouterHost {
 
     fn deliver(self: &Rc<Self>, life: u64, incoming: Incoming) {
         let mut state = self.state.borrow_mut();
-        let Some(process) = state
-            .process
-            .as_mut()
-            .filter(|process| process.life == life)
-        else {
+        let Some(process) = state.in_life(life) else {
             return;
         };
         process.inbox.push_back(incoming);
@@ -270,11 +273,7 @@ impl RouterHost {
     fn turn(self: &Rc<Self>, life: u64) {
         let cluster = self.cluster();
         let mut state = self.state.borrow_mut();
-        let Some(process) = state
-            .process
-            .as_mut()
-            .filter(|process| process.life == life)
-        else {
+        let Some(process) = state.in_life(life) else {
             return;
         };
         process.is_turn_due = false;
@@ -312,16 +311,14 @@ impl RouterHost {
                 Effect::Output(conn) => process.write_out(conn),
                 Effect::Close(conn) => {
                     process.write_out(conn);
-                    process.unread.remove(&conn);
+                    process.unread.take(conn);
                     if let Some(connection) = process.connections.remove(&conn) {
                         connection.broken_by_server();
                     }
                 }
-                Effect::Pause(conn) => {
-                    process.unread.entry(conn).or_default();
-                }
+                Effect::Pause(conn) => process.unread.stop(conn),
                 Effect::Resume(conn) => {
-                    for bytes in process.unread.remove(&conn).unwrap_or_default() {
+                    for bytes in process.unread.take(conn) {
                         process.inbox.push_back(Incoming::Bytes(conn, bytes));
                     }
                 }
@@ -350,22 +347,20 @@ impl RouterHost {
                 Heard::Bytes(bytes) => listener.deliver(life, Incoming::LinkBytes(link, bytes)),
                 Heard::Broken => listener.deliver(life, Incoming::LinkDown(link)),
             });
-            let connection = cluster.hosts()[node].connect(door, Some(listener));
             let mut state = host.state.borrow_mut();
-            let process = state
-                .process
-                .as_mut()
-                .filter(|process| process.life == life);
-            let (Some(process), Some(connection)) = (process, connection.clone()) else {
-                drop(state);
-                if let Some(connection) = connection {
-                    connection.close();
-                }
-                return host.deliver(life, Incoming::LinkDown(link));
+            let Some(process) = state.in_life(life) else {
+                return;
             };
-            process.links.insert(link, connection);
+            let connection = cluster.hosts()[node].connect(door, Some(listener));
+            let incoming = match connection {
+                Some(connection) => {
+                    process.links.insert(link, connection);
+                    Incoming::LinkUp(link)
+                }
+                None => Incoming::LinkDown(link),
+            };
             drop(state);
-            host.deliver(life, Incoming::LinkUp(link));
+            host.deliver(life, incoming);
         });
     }
 }
@@ -378,7 +373,7 @@ impl Process {
                 address: "127.0.0.1:1",
             },
             Incoming::Closed(conn) => {
-                self.unread.remove(&conn);
+                self.unread.take(conn);
                 if self.connections.remove(&conn).is_none() {
                     return;
                 }
@@ -388,9 +383,9 @@ impl Process {
                 if !self.connections.contains_key(&conn) {
                     return;
                 }
-                if let Some(unread) = self.unread.get_mut(&conn) {
-                    return unread.push(data);
-                }
+                let Some(data) = self.unread.arrived(conn, data) else {
+                    return;
+                };
                 return self
                     .router
                     .step(Event::Bytes { conn, data: &data }, effects);

@@ -178,45 +178,41 @@ impl Table {
     /// this long between two.
     #[must_use]
     pub fn keep_appending(&self, len: usize, pause_max: Duration) -> Working {
-        let stop = Rc::new(Cell::new(false));
-        let tasks = (0..self.len()).map(|index| {
-            let (table, stop) = (self.clone(), Rc::clone(&stop));
-            let clerk = self.shards.clerk(&self.shards.all());
-            self.shards.world().spawn(async move {
-                let mut count = 0;
-                while !stop.get() {
-                    table.append(&clerk, index, len).await;
-                    count += 1;
-                    table.shards.pause(pause_max).await;
-                }
-                count
-            })
-        });
-        Working {
-            tasks: tasks.collect(),
-            shards: self.shards.clone(),
-            stop,
-        }
+        self.keep(self.len(), pause_max, async move |table, clerk, index| {
+            table.append(clerk, index, len).await;
+        })
     }
 
     /// Begins to work on all keys at once with so many clerks: half of what they do adds to a key, one in
     /// twenty sets one, and the rest reads. What must be there is for the judge of the history to say.
     #[must_use]
     pub fn keep_mixing(&self, clerks: usize, pause_max: Duration) -> Working {
-        let stop = Rc::new(Cell::new(false));
-        let tasks = (0..clerks).map(|_| {
-            let (table, stop) = (self.clone(), Rc::clone(&stop));
+        self.keep(clerks, pause_max, async |table, clerk, _| {
+            let index = table.shards.below(table.len() as u64) as usize;
+            let (key, text) = (table.key(index), table.text(5));
+            match table.shards.below(100) {
+                0..50 => clerk.append(key, &text).await,
+                50..55 => clerk.put(key, &text).await,
+                _ => drop(clerk.get(key).await),
+            }
+        })
+    }
+
+    /// Has so many clerks do this again and again, with a pause of up to this long between two times.
+    fn keep(
+        &self,
+        clerks: usize,
+        pause_max: Duration,
+        act: impl AsyncFn(&Self, &Clerk, usize) + 'static,
+    ) -> Working {
+        let (stop, act) = (Rc::new(Cell::new(false)), Rc::new(act));
+        let tasks = (0..clerks).map(|index| {
+            let (table, stop, act) = (self.clone(), Rc::clone(&stop), Rc::clone(&act));
             let clerk = self.shards.clerk(&self.shards.all());
             self.shards.world().spawn(async move {
                 let mut count = 0;
                 while !stop.get() {
-                    let index = table.shards.below(table.len() as u64) as usize;
-                    let (key, text) = (table.key(index), table.text(5));
-                    match table.shards.below(100) {
-                        0..50 => clerk.append(key, &text).await,
-                        50..55 => clerk.put(key, &text).await,
-                        _ => drop(clerk.get(key).await),
-                    }
+                    act(&table, &clerk, index).await;
                     count += 1;
                     table.shards.pause(pause_max).await;
                 }

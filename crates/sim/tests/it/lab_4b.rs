@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_cluster::{Command, State};
+use kvorum_sim::labs::clerk::Clerk;
 use kvorum_sim::labs::shard_ground::Ground;
 use kvorum_sim::labs::shard_work::Table;
 use kvorum_sim::labs::shards::{Leaving, ShardCluster, ShardSetup, run_sharded};
@@ -55,13 +56,19 @@ fn play_on(
     });
 }
 
+/// Numbered keys with values of this length, and a clerk that knows them all.
+async fn filled(shards: &ShardCluster, count: usize, len: usize) -> (Table, Clerk) {
+    let table = Table::numbered(shards, count);
+    let clerk = shards.clerk(&shards.all());
+    table.put_all(&clerk, len).await;
+    (table, clerk)
+}
+
 /// Ten keys on two groups: which of them the second one has.
 async fn two_groups(shards: &ShardCluster) -> (Table, BTreeSet<usize>) {
     shards.join(&[1]).await;
     shards.settle().await;
-    let table = Table::numbered(shards, 10);
-    let clerk = shards.clerk(&shards.all());
-    table.put_all(&clerk, 20).await;
+    let (table, clerk) = filled(shards, 10, 20).await;
     table.check_all(&clerk).await;
     let of_second = table.of_shards(&shards.owned_by(1));
     assert_eq!(of_second.len(), 5, "shards are uneven");
@@ -118,9 +125,7 @@ fn other_controller(shards: &ShardCluster) -> Arc<State> {
 #[test]
 fn lab_4b_join_leave() {
     play(true, None, async |shards| {
-        let table = Table::numbered(shards, 10);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 5).await;
+        let (table, clerk) = filled(shards, 10, 5).await;
         table.check_all(&clerk).await;
         shards.join(&[1]).await;
         table.check_and_append_all(&clerk, 5).await;
@@ -138,9 +143,7 @@ fn lab_4b_join_leave() {
 #[test]
 fn lab_4b_snapshot() {
     play(true, Some(1000), async |shards| {
-        let table = Table::numbered(shards, 30);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 20).await;
+        let (table, clerk) = filled(shards, 30, 20).await;
         table.check_all(&clerk).await;
         shards.join(&[1]).await;
         shards.join(&[2]).await;
@@ -167,9 +170,7 @@ fn lab_4b_miss_change() {
             let groups = shards.ground().groups();
             groups.map(move |group| shards.ground().servers_of(group).start + number)
         };
-        let table = Table::numbered(shards, 10);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 20).await;
+        let (table, clerk) = filled(shards, 10, 20).await;
         table.check_all(&clerk).await;
         shards.join(&[1]).await;
         nth(0).for_each(|server| shards.shut_down(server));
@@ -197,9 +198,7 @@ fn lab_4b_miss_change() {
 #[test]
 fn lab_4b_concurrent_1() {
     play(true, Some(100), async |shards| {
-        let table = Table::numbered(shards, 10);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 5).await;
+        let (table, clerk) = filled(shards, 10, 5).await;
         let working = table.keep_appending(5, ms(20));
         shards.sleep(ms(150)).await;
         shards.join(&[1]).await;
@@ -235,9 +234,7 @@ fn lab_4b_concurrent_2() {
     play(true, None, async |shards| {
         shards.join(&[1]).await;
         shards.join(&[2]).await;
-        let table = Table::numbered(shards, 10);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 1).await;
+        let (table, clerk) = filled(shards, 10, 1).await;
         let working = table.keep_appending(1, ms(100));
         shards.leave(&[0]).await;
         shards.leave(&[2]).await;
@@ -269,9 +266,7 @@ fn lab_4b_concurrent_2() {
 #[test]
 fn lab_4b_concurrent_3() {
     play_on(SEEDS_OF_LONG, true, Some(300), async |shards| {
-        let table = Table::numbered(shards, 10);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 1).await;
+        let (table, clerk) = filled(shards, 10, 1).await;
         let working = table.keep_appending(1, ms(20));
         let end = shards.world().now() + Duration::from_secs(12);
         while shards.world().now() < end {
@@ -295,9 +290,7 @@ fn lab_4b_concurrent_3() {
 #[test]
 fn lab_4b_unreliable_1() {
     play(false, Some(100), async |shards| {
-        let table = Table::numbered(shards, 10);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 5).await;
+        let (table, clerk) = filled(shards, 10, 5).await;
         shards.join(&[1]).await;
         shards.join(&[2]).await;
         shards.leave(&[0]).await;
@@ -330,9 +323,7 @@ async fn come_and_go(shards: &ShardCluster) {
 #[test]
 fn lab_4b_unreliable_2() {
     play(false, Some(100), async |shards| {
-        let table = Table::numbered(shards, 10);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 5).await;
+        let (table, clerk) = filled(shards, 10, 5).await;
         let working = table.keep_appending(5, ms(20));
         come_and_go(shards).await;
         working.stop();
@@ -347,9 +338,7 @@ fn lab_4b_unreliable_2() {
 #[test]
 fn lab_4b_unreliable_3() {
     play(false, Some(100), async |shards| {
-        let table = Table::numbered(shards, 10);
-        let clerk = shards.clerk(&shards.all());
-        table.put_all(&clerk, 5).await;
+        let (table, _) = filled(shards, 10, 5).await;
         let working = table.keep_mixing(10, ms(20));
         come_and_go(shards).await;
         working.stop();

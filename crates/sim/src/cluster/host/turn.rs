@@ -178,7 +178,7 @@ impl Host {
                     state.write_out(conn);
                     state.running().hang_up(conn);
                 }
-                Effect::Pause(conn) => state.running().stop_reading(conn),
+                Effect::Pause(conn) => state.running().unread.stop(conn),
                 Effect::Resume(conn) => {
                     state.running().read_on(conn);
                     self.schedule_turn(state);
@@ -294,10 +294,9 @@ impl Process {
                 if !self.connections.contains_key(&conn) {
                     return;
                 }
-                if let Some(unread) = self.unread.get_mut(&conn) {
-                    unread.push(data);
+                let Some(data) = self.unread.arrived(conn, data) else {
                     return;
-                }
+                };
                 return self.node.step(Event::Bytes { conn, data: &data }, effects);
             }
             Incoming::Drained(conn) => Event::Drained { conn },
@@ -325,14 +324,9 @@ impl Process {
         }
     }
 
-    /// What comes for this connection waits from now on.
-    fn stop_reading(&mut self, conn: ConnId) {
-        self.unread.entry(conn).or_default();
-    }
-
     /// What came for this connection meanwhile is taken in.
     fn read_on(&mut self, conn: ConnId) {
-        for bytes in self.unread.remove(&conn).unwrap_or_default() {
+        for bytes in self.unread.take(conn) {
             self.inbox.push_back(Incoming::Bytes(conn, bytes));
         }
     }
@@ -340,7 +334,7 @@ impl Process {
     /// Forgets a connection; its place is used again under the next generation.
     fn close(&mut self, conn: ConnId) -> Option<Rc<Connection>> {
         let connection = self.connections.remove(&conn)?;
-        self.unread.remove(&conn);
+        self.unread.take(conn);
         self.free.push(ConnId {
             generation: conn.generation + 1,
             ..conn
