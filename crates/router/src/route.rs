@@ -188,8 +188,7 @@ impl Router {
     /// Splits a command whose keys lie in several slots, where that can be done.
     fn split(&mut self, client: &mut Client, seq: u32, spec: &'static Spec, args: Args<'_>) {
         let Some(kind) = kind_of(spec) else {
-            let text = b"CROSSSLOT Keys in request don't hash to the same slot";
-            return self.refuse_request(client, seq, text);
+            return self.refuse_request(client, seq, CrossSlot::TEXT.as_bytes());
         };
         if spec.is_write()
             && let Err(refusal) = kvorum_kv::resolve(spec, args, &mut Vec::new())

@@ -104,6 +104,11 @@ pub fn slot_of_keys<'a>(
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CrossSlot;
 
+impl CrossSlot {
+    /// How such a request is refused, in Redis' words.
+    pub const TEXT: &'static str = "CROSSSLOT Keys in request don't hash to the same slot";
+}
+
 /// Appends the encoded form of a write, or of a read that is to run at its place in the log.
 ///
 /// # Errors

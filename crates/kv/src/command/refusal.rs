@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use kvorum_resp::{Args, Replies};
 
+use crate::command::CrossSlot;
 use crate::command::spec::Spec;
 use crate::limits::KEY_BYTES_MAX;
 
@@ -21,8 +22,7 @@ pub(crate) const STRING_TOO_LONG: Refusal =
     fixed("ERR string exceeds maximum allowed size (proto-max-bulk-len)");
 pub(crate) const OFFSET_OUT_OF_RANGE: Refusal = fixed("ERR offset is out of range");
 pub(crate) const INVALID_CURSOR: Refusal = fixed("ERR invalid cursor");
-pub(crate) const CROSSSLOT: Refusal =
-    fixed("CROSSSLOT Keys in request don't hash to the same slot");
+pub(crate) const CROSSSLOT: Refusal = fixed(CrossSlot::TEXT);
 pub(crate) const WRONG_TYPE: Refusal =
     fixed("WRONGTYPE Operation against a key holding the wrong kind of value");
 

@@ -241,8 +241,7 @@ impl Node {
             Ok(Some(slot)) => self.pass_to_slot(client, seq, slot, spec, args),
             Ok(None) => self.pass_to_all(client, seq, spec, args),
             Err(CrossSlot) => {
-                let text = b"CROSSSLOT Keys in request don't hash to the same slot";
-                self.refuse_request(client, seq, text);
+                self.refuse_request(client, seq, CrossSlot::TEXT.as_bytes());
                 Passed::Yes
             }
         }

@@ -17,8 +17,6 @@ use super::{face, local};
 use crate::event::Door;
 use crate::node::Node;
 
-const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
-
 impl Node {
     /// Runs one of these commands.
     pub(super) fn transact(
@@ -57,7 +55,7 @@ impl Node {
     ) {
         let refusal = match slot_of_keys(keys_of(spec, args)) {
             _ if !spec.may_be_queued() => Some(transaction::NOT_ALLOWED.to_owned()),
-            Err(CrossSlot) => Some(CROSSSLOT.to_owned()),
+            Err(CrossSlot) => Some(CrossSlot::TEXT.to_owned()),
             Ok(slot) => slot.and_then(|slot| self.redirection(client.door, slot)),
         };
         match transaction::queue(&mut client.connection, args, refusal) {
